@@ -1,0 +1,1 @@
+"""Expert implementations, one topic a module; what budgets are measured against. Never shipped to students."""
