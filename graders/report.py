@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from graders.problems import UserProblem
+
 SCHEMA = "classroom/report/v1"
 
 Outcome = Literal["pass", "partial", "fail", "error", "not_run"]
@@ -135,7 +137,7 @@ class Report(msgspec.Struct, kw_only=True):
     seconds: float = 0.0
 
 
-class ReportError(ValueError):
+class ReportError(UserProblem):
     """A report file that can't be read; the message says which file and what to do."""
 
 
