@@ -49,7 +49,8 @@ c.GenerateAssignment.preprocessors = [
     "graders.nbgrader_bridge.ShipPublicFiles",
     "graders.nbgrader_bridge.ProveClean",
 ]
-c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", ".*", "feedback"]
+# nbgrader copies every other file of a folder from step to step: a report must neither come in with a submission nor go out as feedback.
+c.CourseDirectory.ignore = [".*", "*.pyc", "__pycache__", "feedback", "report.json"]
 
 try:
     from graders.course import load_course

@@ -150,9 +150,9 @@ def measure(ports: dict[str, int], rate: float, n_blocks: int, count: int) -> di
 def main() -> None:
     """Measure and print p50 and p99 of both servers, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=150, help="requests a second")
+    parser.add_argument("--rate", type=float, default=100, help="requests a second")
     parser.add_argument("--blocks", type=int, default=8, help="blocks for each server")
-    parser.add_argument("--seconds", type=float, default=1.2, help="seconds a block")
+    parser.add_argument("--seconds", type=float, default=1.5, help="seconds a block")
     arguments = parser.parse_args()
     applications = {
         "reference": ["reference.serving:app"],
@@ -161,7 +161,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(serving(*words)) for name, words in applications.items()}
         latencies = measure(ports, arguments.rate, arguments.blocks, int(arguments.rate * arguments.seconds))
-    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}, {arguments.rate:g} requests a second")
+    print(
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}, {arguments.rate:g} requests a second"
+    )
     for name, values in latencies.items():
         p50, p99 = np.percentile(values, [50, 99])
         print(f"{name:24s} p50 {p50:6.3f} ms   p99 {p99:6.3f} ms   ({values.size} requests)")

@@ -7,8 +7,9 @@ import pkgutil
 import sys
 from typing import Any
 
-import click
 import typer
+import typer.core
+import typer.main
 
 from graders import commands
 from graders.problems import UserProblem
@@ -19,11 +20,11 @@ EPILOG = "Start with `classroom demo`. Exit codes: 0 done, 1 something needs att
 class LazyGroup(typer.core.TyperGroup):
     """Lists the commands that are installed (a student's package has fewer) and imports one only when it is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         installed = {module.name for module in pkgutil.iter_modules(commands.__path__)}
         return [name for name in commands.SUMMARIES if name in installed]
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, name: str) -> Any:
         if name not in self.list_commands(ctx):
             return None
         module = importlib.import_module(f"graders.commands.{name}")
@@ -31,7 +32,7 @@ class LazyGroup(typer.core.TyperGroup):
         app.command(name, help=module.__doc__)(module.run)
         return typer.main.get_command(app)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, commands.SUMMARIES[name]) for name in self.list_commands(ctx)])
 

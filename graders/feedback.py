@@ -37,6 +37,8 @@ OUTCOMES = {"pass": "passed", "partial": "partial", "fail": "failed", "error": "
 _ACRONYMS = {"automl", "bpe", "gguf", "hnsw", "lora", "rag", "simd"}
 _ANSI = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")
 _CODE = re.compile(r"(`{1,2})(?=[^`])(.+?)(?<!`)\1(?!`)", re.DOTALL)
+# Numba's long name of an array type; one digit, because the number of dimensions is repeated as colons.
+_NUMBA_ARRAY = re.compile(r"Array\((\w+), (\d), '\w', \w+(?:, aligned=\w+)?\)")
 _UNSAFE_SEGMENT = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -185,6 +187,24 @@ def measurement(evidence: Evidence) -> list[tuple[str, str]]:
         ("took", duration(evidence.seconds) if evidence.seconds else ""),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+class KernelTable(NamedTuple):
+    """Rows of compiled kernels: each its words (name, signature), then its numbers in the order of `columns`."""
+
+    columns: list[str]
+    rows: list[tuple[list[str], list[int | str]]]
+
+
+def kernel_table(kernels: Sequence[dict[str, str | int]]) -> KernelTable:
+    """Sort what is known of each kernel into words and numbers; array types in Numba's short form, `float32[:,:]`."""
+    columns = list(dict.fromkeys(key for kernel in kernels for key, value in kernel.items() if isinstance(value, int)))[:4]
+    rows = []
+    for kernel in kernels:
+        words = [shown(value, 10 * NAME_LIMIT) for value in kernel.values() if isinstance(value, str)][:2]
+        short = [_NUMBA_ARRAY.sub(lambda found: f"{found[1]}[{','.join(':' * int(found[2]))}]", word) for word in words]
+        rows.append((short, [kernel.get(column, "") for column in columns]))
+    return KernelTable(columns, rows)
 
 
 def _e_value(value: float | None) -> str:
@@ -394,6 +414,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {
         "OUTCOMES": OUTCOMES,
+        "kernel_table": kernel_table,
         "measured": measured,
         "needed": needed,
         "measurement": measurement,

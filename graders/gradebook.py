@@ -5,8 +5,10 @@ Each submission passes through nbgrader's own steps, in the order of `nbgrader_c
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from graders.submission import read_submission
 # nbgrader's own spelling of a moment in `timestamp.txt`.
 TIMESTAMP = "%Y-%m-%d %H:%M:%S.%f UTC"
 TOLERANCE = 1e-6
+# Steps that a converter needs and `record` does not: it copies no side files, and after RestoreCells all nbgrader metadata is the source's,
+# which `save_cells` has had validated once. Validating each submission takes 0.31 instead of 0.17 s of CPU on a lab of 42 cells (2 cores,
+# load 3.5, 2026-11-21).
+NOT_NEEDED = frozenset({"graders.nbgrader_bridge.RefuseLinks", "nbgrader.preprocessors.CheckCellMetadata"})
 
 
 class GradebookError(UserProblem):
@@ -44,15 +50,32 @@ def record(root: Path, reports: list[Report], progress: Callable[[str], None] | 
     for lab in sorted({report.lab for report in reports}):
         _record_lab(root, lab, coursedir, config)
     problems = []
-    for report in reports:
-        try:
-            _record_one(root, report, coursedir, config)
-        except Exception as error:  # noqa: BLE001 - one submission must never stop the class
-            problems.append(f"{report.lab} of {report.student}: {error}")
-        if progress:
-            progress(f"{report.student} {report.lab}")
+    with _one_engine():
+        for report in reports:
+            try:
+                _record_one(root, report, coursedir, config)
+            except Exception as error:  # noqa: BLE001 - one submission must never stop the class
+                problems.append(f"{report.lab} of {report.student}: {error}")
+            if progress:
+                progress(f"{report.student} {report.lab}")
     if problems:
         raise GradebookError("\n".join(["The gradebook could not take these reports:", *problems]))
+
+
+@contextlib.contextmanager
+def _one_engine() -> Iterator[None]:
+    """Let nbgrader's steps, each of which opens the gradebook anew, share one SQLAlchemy engine and so its compiled statements.
+
+    Takes a third off the CPU time of recording a submission of seven cells: 110 instead of 160 ms (2 cores, load 5, 2026-11-21).
+    """
+    from nbgrader import api
+
+    original = api.create_engine
+    api.create_engine = functools.cache(original)
+    try:
+        yield
+    finally:
+        api.create_engine = original
 
 
 def _record_lab(root: Path, lab: str, coursedir: Any, config: Any) -> None:
@@ -115,8 +138,8 @@ def _run_steps(notebook: Any, report: Report, coursedir: Any, config: Any, targe
     resources = resources_for(coursedir, report.student, report.lab)
     resources["nbgrader"]["report"] = report
     for name in [*config.Autograde.sanitize_preprocessors, *config.Autograde.autograde_preprocessors]:
-        if name == "graders.nbgrader_bridge.RefuseLinks":
-            continue  # nbgrader's converter copies side files; intake has read one regular file
+        if name in NOT_NEEDED:
+            continue
         notebook, resources = import_item(name)(config=config, log=silent_logger())(notebook, resources)
     _prove_recorded(coursedir, report)
     write_atomically(target, nbformat.writes(notebook).encode() + b"\n")
@@ -155,9 +178,7 @@ def _reviewed(gradebook: Any, report: Report) -> dict[str, float | None]:
     return {grade.name: grade.auto_score for grade in grades if grade.manual_score is not None and not grade.needs_manual_grade}
 
 
-def _keep_reviews(
-    coursedir: Any, report: Report, reviewed: dict[str, float | None], before: dict[str, str], after: dict[str, str]
-) -> None:
+def _keep_reviews(coursedir: Any, report: Report, reviewed: dict[str, float | None], before: dict[str, str], after: dict[str, str]) -> None:
     """Take back nbgrader's mark "needs manual grade" where neither the automatic score nor the graded cell's text has changed."""
     from nbgrader.api import Gradebook
 

@@ -2,27 +2,33 @@
 
 Requests leave on a schedule, whatever the answers do, and each latency counts from the scheduled time, so a stalled server can't
 hide behind the requests that it kept from being sent (G. Tene, "coordinated omission"). Blocks of the student's server alternate with
-blocks of the reference's while the other one is frozen; a pair of blocks in which the *reference* was disturbed is dropped for
-both sides, which the student's code can't bring about, being frozen then.
+blocks of the reference's while the other one is frozen. A pair of blocks is dropped for both sides when the host disturbed one of them:
+when its server or our client was ready to run but got no processor for a noticeable part of the block, as the kernel counts it.
+The student can't bring that about alone: a server that kept the processors busy itself is not excused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from graders.measure import BudgetOutcome, BudgetRun
+from graders.measure import BudgetOutcome, BudgetRun, as_sentence
 from graders.subject import Subject
 from graders.verdict import BernoulliVerdict, Limits
+from graders.worker.client import run_delay_seconds
 
 BLOCK_REQUESTS = 100
 WARM_UP_REQUESTS = 50
+CALIBRATION_BLOCKS = 3
 MAX_BLOCKS = 24
-DISTURBED = 3.0
+DISTURBED_DELAY = 0.02
+BUSY_SERVER = 0.5
 TIMEOUT_SECONDS = 5.0
 FLOOR_MS = 2.0
 
@@ -35,32 +41,102 @@ def measure_p99(
     verify: Callable[[dict[str, Any], Any], None],
     rate: float,
 ) -> BudgetOutcome:
-    """Alternate blocks until each tier's verdict stands; `rate` is in requests a second.
+    """Alternate blocks until the credit is settled; `rate` is in requests a second.
 
-    The budget in milliseconds is `limit` × the reference's p99 over its undisturbed blocks so far, but at least `FLOOR_MS`:
-    below that, one wake-up of the operating system is the measurement.
+    The budget in milliseconds is `limit` × the reference's p99 over its undisturbed blocks *before* the one that is judged (so that
+    each bet is placed on a threshold that was known), but at least `FLOOR_MS`: below that, one wake-up of the operating system is
+    the measurement. The first blocks calibrate the reference only.
     """
     started = time.monotonic()
     rng = np.random.default_rng(run._seed)
     order = np.random.default_rng([run._seed, 2])
-    student_ms: list[list[float]] = []
-    other_ms: list[list[float]] = []
-    dropped = 0
+    tiers = _Tiers(run)
     with run.student.serve(app) as student_url, other.serve(app) as other_url:
-        sides = {"student": (run.student, other, student_url), "other": (other, run.student, other_url)}
-        for name in sides:
-            _block(sides[name], request, verify, rng, rate, WARM_UP_REQUESTS)
-        while len(student_ms) + dropped < MAX_BLOCKS and time.monotonic() - started < run.budget.seconds:
-            names = ("student", "other") if order.random() < 0.5 else ("other", "student")
-            block = {name: _block(sides[name], request, verify, rng, rate, BLOCK_REQUESTS) for name in names}
-            if other_ms and np.percentile(block["other"], 90) > DISTURBED * np.median([np.percentile(each, 90) for each in other_ms]):
-                dropped += 1
-                continue
-            student_ms.append(block["student"])
-            other_ms.append(block["other"])
-            if len(student_ms) >= 3 and _credit(run, student_ms, other_ms)[1]:
+        student, reference = (run.student, other, student_url), (other, run.student, other_url)
+        _block(student, request, verify, rng, rate, WARM_UP_REQUESTS)
+        _block(reference, request, verify, rng, rate, WARM_UP_REQUESTS)
+        for _ in range(CALIBRATION_BLOCKS):
+            tiers.other_blocks.append(_block(reference, request, verify, rng, rate, BLOCK_REQUESTS).latencies)
+        for _ in range(MAX_BLOCKS):
+            student_first = order.random() < 0.5
+            sides = (student, reference) if student_first else (reference, student)
+            blocks = [_block(side, request, verify, rng, rate, BLOCK_REQUESTS) for side in sides]
+            if tiers.judge(*(blocks if student_first else reversed(blocks))) or time.monotonic() - started > run.budget.seconds:
                 break
-    return _outcome(run, student_ms, other_ms, dropped, rate, time.monotonic() - started)
+    return tiers.outcome(rate, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The latencies (ms) of one block, and whether the host disturbed it."""
+
+    latencies: list[float]
+    disturbed: bool
+
+
+class _Tiers:
+    """One verdict for each tier over the same blocks of latencies (ms)."""
+
+    def __init__(self, run: BudgetRun) -> None:
+        self._run = run
+        limits = Limits(alpha=run.budget.alpha, beta=run.budget.beta, cap=MAX_BLOCKS * BLOCK_REQUESTS)
+        self._verdicts = [BernoulliVerdict(0.01, limits) for _ in run.budget.tiers]
+        self.student_blocks: list[list[float]] = []
+        self.other_blocks: list[list[float]] = []
+        self.dropped = 0
+
+    def judge(self, mine: Block, theirs: Block) -> bool:
+        """Take one pair of blocks, or drop it when the host disturbed one of them; return whether the credit is settled."""
+        if mine.disturbed or theirs.disturbed:
+            self.dropped += 1
+            return False
+        for tier, verdict in zip(self._run.budget.tiers, self._verdicts, strict=True):
+            allowed = self.allowed_ms(tier.limit)
+            for latency in mine.latencies:
+                verdict.update(latency > allowed)
+        self.student_blocks.append(mine.latencies)
+        self.other_blocks.append(theirs.latencies)
+        return self._deciding()[1].decision is not None
+
+    def allowed_ms(self, limit: float) -> float:
+        """The budget of a tier in milliseconds, from the reference's blocks so far."""
+        return max(FLOOR_MS, limit * float(np.percentile(np.concatenate(self.other_blocks), 99)))
+
+    def _deciding(self) -> tuple[float, BernoulliVerdict]:
+        """The credit and verdict of the best tier that has not failed, or no credit and the last verdict."""
+        for tier, verdict in zip(self._run.budget.tiers, self._verdicts, strict=True):
+            if verdict.decision != "fail":
+                return tier.credit, verdict
+        return 0.0, self._verdicts[-1]
+
+    def outcome(self, rate: float, seconds: float) -> BudgetOutcome:
+        """Conclude and say what was measured; a host on which the reference itself was mostly disturbed is to blame, nobody else."""
+        against = self._run.budget.against or "baseline"
+        noisy = self.dropped > len(self.student_blocks)
+        for verdict in self._verdicts:
+            verdict.conclude("time")
+        credit, verdict = self._deciding()
+        theirs = float(np.percentile(np.concatenate(self.other_blocks), 99))
+        words = f"the {against}'s p99 is {theirs:.1f} ms at {rate:.0f} requests a second, so the budget is {self.allowed_ms(self._run.budget.tiers[0].limit):.1f} ms"
+        mine = float(np.percentile(np.concatenate(self.student_blocks), 99)) if self.student_blocks else float("nan")
+        sentence = f"your p99 is {mine:.1f} ms; {words}; {verdict.sentence()}"
+        if self.dropped:
+            sentence += f"; {self.dropped} pairs of blocks dropped because the host was busy"
+        if noisy:
+            sentence = f"the host was too busy to measure: {self.dropped} of {self.dropped + len(self.student_blocks)} pairs of blocks were disturbed; run again"
+        evidence = self._run._evidence(
+            against=against,
+            measured=mine / theirs if self.student_blocks else None,
+            unit=f"× the {against}'s p99",
+            verdict=sentence,
+            pairs=len(self.student_blocks),
+            seconds=seconds,
+            e_value_fail=min(verdict.e_value_fail, 1e300),
+            e_value_pass=min(verdict.e_value_pass, 1e300),
+        )
+        evidence.latencies_ms = {"yours": _rounded(self.student_blocks), f"the {against}'s": _rounded(self.other_blocks)}
+        earned = credit if verdict.decision == "pass" or (verdict.decision == "undecided" and verdict.rate <= 0.01) else 0.0
+        return BudgetOutcome(1.0 if noisy else earned, as_sentence(sentence), evidence, host_too_noisy=noisy)
 
 
 def _block(
@@ -70,18 +146,25 @@ def _block(
     rng: np.random.Generator,
     rate: float,
     count: int,
-) -> list[float]:
+) -> Block:
     mine, frozen, url = side
     requests = [request(rng) for _ in range(count)]
     frozen.freeze()
+    delay, cpu, wall = _delay(mine), mine.cpu_seconds(), time.monotonic()
     try:
         latencies, responses = asyncio.run(_open_loop(url, requests, rate))
     finally:
         frozen.thaw()
+    wall = time.monotonic() - wall
+    disturbed = _delay(mine) - delay > DISTURBED_DELAY * wall and mine.cpu_seconds() - cpu < BUSY_SERVER * wall
     for sent, response in zip(requests, responses, strict=True):
         if response is not None:
             verify(sent, response)
-    return latencies
+    return Block(latencies, disturbed)
+
+
+def _delay(server: Subject) -> float:
+    return max(server.run_delay_seconds(), 0.0) + run_delay_seconds(os.getpid())
 
 
 async def _open_loop(url: str, requests: list[dict[str, Any]], rate: float) -> tuple[list[float], list[Any]]:
@@ -107,54 +190,5 @@ async def _open_loop(url: str, requests: list[dict[str, Any]], rate: float) -> t
     return [latency for latency, _ in answers], [response for _, response in answers]
 
 
-def _budget_ms(other_ms: list[list[float]], limit: float) -> float:
-    return max(FLOOR_MS, limit * float(np.percentile(np.concatenate(other_ms), 99)))
-
-
-def _credit(run: BudgetRun, student_ms: list[list[float]], other_ms: list[list[float]]) -> tuple[float, bool, BernoulliVerdict]:
-    """Return the credit, whether it is settled, and the verdict of the tier on which it hangs.
-
-    Replayed over all blocks each time, because the reference's p99 sharpens as its blocks come in.
-    """
-    limits = Limits(alpha=run.budget.alpha, beta=run.budget.beta, cap=10 * MAX_BLOCKS * BLOCK_REQUESTS)
-    verdict = BernoulliVerdict(0.01, limits)
-    for tier in run.budget.tiers:
-        verdict = BernoulliVerdict(0.01, limits)
-        allowed = _budget_ms(other_ms, tier.limit)
-        for latency in np.concatenate(student_ms):
-            verdict.update(bool(latency > allowed))
-        if verdict.decision == "pass":
-            return tier.credit, True, verdict
-        if verdict.decision is None:
-            # At the end of the allowance the estimate speaks: at most 1 % of the requests over the budget keeps it.
-            return (tier.credit if verdict.rate <= 0.01 else 0.0), False, verdict
-    return 0.0, True, verdict
-
-
-def _outcome(
-    run: BudgetRun, student_ms: list[list[float]], other_ms: list[list[float]], dropped: int, rate: float, seconds: float
-) -> BudgetOutcome:
-    if len(student_ms) < 3:
-        raise AssertionError("Fewer than three undisturbed blocks of requests fitted into the time allowance.")
-    credit, settled, verdict = _credit(run, student_ms, other_ms)
-    mine, theirs = (float(np.percentile(np.concatenate(blocks), 99)) for blocks in (student_ms, other_ms))
-    against = run.budget.against or "baseline"
-    allowed = _budget_ms(other_ms, run.budget.tiers[0].limit)
-    sentence = (
-        f"p99 is {mine:.1f} ms at {rate:.0f} requests a second, the {against}'s {theirs:.1f} ms; the budget is {allowed:.1f} ms; {verdict.sentence()}"
-        if settled
-        else f"p99 is {mine:.1f} ms at {rate:.0f} requests a second, the {against}'s {theirs:.1f} ms; the budget is {allowed:.1f} ms; "
-        f"{verdict.rate:.2%} of the requests took longer, within noise of the 1 % that may"
-    )
-    if dropped:
-        sentence += f"; {dropped} block pairs dropped because the {against} was disturbed"
-    evidence = run._evidence(
-        against=against, measured=mine / theirs, unit=f"× the {against}'s p99", verdict=sentence, pairs=len(student_ms), seconds=seconds
-    )
-    evidence.latencies_ms = {"yours": _rounded(student_ms), f"the {against}'s": _rounded(other_ms)}
-    evidence.e_value_fail, evidence.e_value_pass = min(verdict.e_value_fail, 1e300), min(verdict.e_value_pass, 1e300)
-    return BudgetOutcome(credit, sentence[:1].upper() + sentence[1:] + ".", evidence)
-
-
 def _rounded(blocks: list[list[float]]) -> list[float]:
-    return [round(float(latency), 3) for latency in np.concatenate(blocks)]
+    return [round(float(latency), 3) for block in blocks for latency in block]

@@ -21,6 +21,7 @@ from graders.subject import StudentError, Subject
 from graders.verdict import Limits, TieredVerdict
 
 ENOUGH_PAIRS = 60
+NOISY_HOST = 0.5
 MAX_KEPT_RATIOS = 400
 
 
@@ -33,15 +34,21 @@ class Sides(Protocol):
 
 @dataclass(frozen=True)
 class BudgetOutcome:
-    """What a budget came to: `fraction` of the points, in [0, 1], the sentence, and the evidence."""
+    """What a budget came to: `fraction` of the points, in [0, 1], the sentence, and the evidence.
+
+    `host_too_noisy` says that the other side alone, with the student's frozen, showed that nothing can be measured here now.
+    """
 
     fraction: float
     message: str
     evidence: Evidence
+    host_too_noisy: bool = False
 
     @property
     def outcome(self) -> Outcome:
-        """pass at full credit, partial in between, fail at none."""
+        """pass at full credit, partial in between, fail at none; error where the host was to blame."""
+        if self.host_too_noisy:
+            return "error"
         return "pass" if self.fraction >= 1 else "fail" if self.fraction <= 0 else "partial"
 
 
@@ -81,14 +88,24 @@ class BudgetRun:
                 if elapsed > self.budget.seconds and (verdict.pairs >= ENOUGH_PAIRS or elapsed > 2 * self.budget.seconds):
                     reason = "time"
             if reason == "time":
-                verdict.conclude("time")
+                verdict = self._at_the_end_of_time(verdict, against)
             found = self.student.kernels() if kernels else []
         return self._outcome_of_ratios(verdict, pair, against, found, time.monotonic() - started)
 
-    def _verdict(self, against: str) -> TieredVerdict:
+    def _at_the_end_of_time(self, verdict: TieredVerdict, against: str) -> TieredVerdict:
+        """With enough pairs the estimate decides as it does at the cap; with fewer the verdict says who used the time up."""
+        if verdict.pairs < ENOUGH_PAIRS:
+            verdict.conclude("time")
+            return verdict
+        shorter = self._verdict(against, cap=verdict.pairs)
+        for ratio in verdict.ratios:
+            shorter.update(ratio)
+        return shorter
+
+    def _verdict(self, against: str, cap: int | None = None) -> TieredVerdict:
         speedup = self.budget.kind == "speedup"
         tiers = [(tier.credit, 1 / tier.limit if speedup else tier.limit) for tier in self.budget.tiers]
-        limits = Limits(alpha=self.budget.alpha, beta=self.budget.beta, cap=self.budget.max_pairs)
+        limits = Limits(alpha=self.budget.alpha, beta=self.budget.beta, cap=cap or self.budget.max_pairs)
         return TieredVerdict(tiers, limits, against=f"the {against}", speedup=speedup)
 
     def _outcome_of_ratios(
@@ -110,7 +127,10 @@ class BudgetRun:
             kernels=kernels,
             seconds=seconds,
         )
-        return BudgetOutcome(verdict.credit, verdict.sentence()[:1].upper() + verdict.sentence()[1:] + ".", evidence)
+        if verdict.undecided and pair.other_share_of_core < NOISY_HOST:
+            evidence.verdict = f"the host was too busy to measure: the {against} alone got {pair.other_share_of_core:.0%} of a core; run again"
+            return BudgetOutcome(1.0, as_sentence(evidence.verdict), evidence, host_too_noisy=True)
+        return BudgetOutcome(verdict.credit, as_sentence(verdict.sentence()), evidence)
 
     def recall(
         self, *, student: float, oracle: float, curve: dict[str, list[tuple[float, float]]] | None = None, curve_labels: tuple[str, str] = ("ef", "recall@k")
@@ -164,6 +184,11 @@ class BudgetRun:
         )
 
 
+def as_sentence(words: str) -> str:
+    """Return `words` with a capital letter and a full stop."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 class PairedTrials:
     """Runs pairs of trials; while one side runs, the other is frozen."""
 
@@ -182,6 +207,7 @@ class PairedTrials:
         self._rng = np.random.default_rng([seed, 1])
         self._order = np.random.default_rng([seed, 2])
         self.wall_ratios: list[float] = []
+        self._other_totals = np.zeros(2)
         # The same rng for both: they must be set up on the same data.
         self._states = [() if setup is None else (setup(side, np.random.default_rng([seed, 3])),) for side in self._sides]
         warm_up = inputs(self._rng)
@@ -196,7 +222,14 @@ class PairedTrials:
             cpu[index], wall[index], output = self._run(index, inputs)
             self._verify_trial(index, inputs, output)
         self.wall_ratios.append(wall[0] / wall[1])
+        self._other_totals += cpu[1], wall[1]
         return max(cpu[0], 1e-9) / max(cpu[1], 1e-9)
+
+    @property
+    def other_share_of_core(self) -> float:
+        """CPU seconds over wall seconds of the other side's trials: how much of a core this host gave it."""
+        cpu, wall = self._other_totals
+        return float(cpu / wall) if wall else 1.0
 
     def _run(self, index: int, inputs: tuple[Any, ...]) -> tuple[float, float, Any]:
         side = self._sides[index]

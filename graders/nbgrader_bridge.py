@@ -46,12 +46,16 @@ def load_config(root: Path) -> Config:
     path = root / CONFIG_FILE
     if not path.is_file():
         raise BridgeError(f"{path}: is missing; without it nbgrader would run students' code as you.")
-    if shutil.which("alembic") is None:
-        # nbgrader asks the program for the version of a new gradebook; it lies beside Python when the environment isn't activated.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    find_alembic()
     config = PyFileConfigLoader(CONFIG_FILE, path=str(root)).load_config()
     config.CourseDirectory.root = str(root.resolve())
     return config
+
+
+def find_alembic() -> None:
+    """Put Python's own folder on PATH unless `alembic` is there: nbgrader asks that program for the version of a new gradebook."""
+    if shutil.which("alembic") is None:
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 def silent_logger() -> logging.Logger:

@@ -18,9 +18,9 @@ from graders.problems import UserProblem
 
 Kind = Literal["solution", "grade", "manual", "readonly", "demo", "text", "free"]
 LOCKED: frozenset[Kind] = frozenset({"grade", "readonly"})
-GRADED: frozenset[Kind] = frozenset({"grade", "manual"})
 CELL_TYPES = ("code", "markdown", "raw")
 MAX_SENTENCES = 50
+MAX_DEPTH = 64
 REGIONS = ("SOLUTION", "HIDDEN TESTS", "MARK SCHEME")
 
 
@@ -82,7 +82,11 @@ def read(path: Path) -> Any:
 
 
 def parse(data: bytes, name: str) -> Any:
-    """Parse the bytes of a notebook; `name` is the file that error messages speak of. Duplicate JSON keys and NaN are refused."""
+    """Parse the bytes of a notebook; `name` is the file that error messages speak of.
+
+    Raises NotebookError. Duplicate JSON keys, NaN, lone surrogates and nesting beyond 64 levels are refused: later steps would
+    disagree about them, or break.
+    """
     from nbformat import from_dict
 
     try:
@@ -93,6 +97,11 @@ def parse(data: bytes, name: str) -> Any:
         raise NotebookError(f"{name}: not a notebook: its JSON is nested too deeply.") from None
     except ValueError as error:
         raise NotebookError(f"{name}: not a notebook: {error}.") from None
+    _check_depth(content, name)
+    try:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise NotebookError(f"{name}: holds half of a Unicode surrogate pair, which no file can store as text.") from None
     _check_structure(content, name)
     for cell in content["cells"]:
         if isinstance(cell["source"], list):
@@ -113,13 +122,25 @@ def _no_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
+def _check_depth(content: Any, name: str) -> None:
+    level, depth = [content], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise NotebookError(f"{name}: not a notebook: its JSON is nested too deeply.")
+        inner = [value for node in level for value in (node.values() if isinstance(node, dict) else node)]
+        level = [value for value in inner if isinstance(value, (dict, list))]
+
+
 def _check_structure(content: Any, name: str) -> None:
-    if not isinstance(content, dict) or not isinstance(content.get("cells", 0 if "nbformat" in content else None), list):
-        if isinstance(content, dict) and content.get("nbformat") in (1, 2, 3):
-            raise NotebookError(f"{name}: written in notebook format {content['nbformat']}; save it again with Jupyter 4 or later.")
+    version = content.get("nbformat") if isinstance(content, dict) else None
+    if version in (1, 2, 3):
+        raise NotebookError(f"{name}: written in notebook format {version}; save it again with Jupyter 4 or later.")
+    if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
         raise NotebookError(f"{name}: not a notebook: it has no list of cells.")
-    if content.get("nbformat") != 4:
-        raise NotebookError(f"{name}: notebook format {content.get('nbformat')!r} is not supported; save it as format 4.")
+    if version != 4 or type(content.setdefault("nbformat_minor", 4)) is not int:
+        found = f"{version!r}.{content.get('nbformat_minor')!r}"[:60]
+        raise NotebookError(f"{name}: notebook format {found} is not supported; save it as format 4.")
     if not isinstance(content.setdefault("metadata", {}), dict):
         raise NotebookError(f"{name}: the notebook's metadata is not a JSON object.")
     for number, cell in enumerate(content["cells"], start=1):
@@ -158,17 +179,25 @@ def cells(notebook: Any) -> list[Cell]:
 
 def _view(number: int, node: Any) -> Cell:
     metadata = nbgrader_metadata(node)
-    points = metadata.get("points")
-    usable = isinstance(points, (int, float)) and not isinstance(points, bool) and metadata.get("grade")
     return Cell(
         number=number,
         id=node.get("id", ""),
         cell_type=node["cell_type"],
         kind=_kind(node, metadata),
         grade_id=metadata.get("grade_id"),
-        points=float(points) if usable else None,
+        points=_points_in(metadata),
         source=node["source"],
     )
+
+
+def _points_in(metadata: dict[str, Any]) -> float | None:
+    points = metadata.get("points")
+    if not metadata.get("grade") or isinstance(points, bool) or not isinstance(points, (int, float)):
+        return None
+    try:
+        return float(points)
+    except OverflowError:
+        return None
 
 
 def _kind(node: Any, metadata: dict[str, Any]) -> Kind:

@@ -92,16 +92,18 @@ def latency_svg(evidence: Evidence) -> str:
     """Share of requests slower than a given latency, for each side, with both p99 marks and the budget as a line.
 
     The y axis is logarithmic (100 %, 10 %, 1 %, …), so the tail that a p99 is about takes as much room as the bulk. The budget
-    is the best tier's limit times the reference's p99.
+    is the best tier's limit times the reference's p99, but at least `FLOOR_MS`, as `graders.latency` reckons it.
     """
+    from graders.latency import FLOOR_MS
+
     samples = {side: np.sort([t for t in times if SMALLEST < t < LARGEST]) for side, times in evidence.latencies_ms.items()}
     samples = {side: times for side, times in samples.items() if len(times)}
     if not samples:
         return ""
     p99 = {side: float(np.quantile(times, 0.99)) for side, times in samples.items()}
     other = [value for side, value in p99.items() if side not in OWN_NAMES]
-    budgets = [tier.limit * other[0] for tier in _valid(evidence.tiers)] if other else []
-    low, high, log = _range([*(t for times in samples.values() for t in (times[0], times[-1])), *budgets])
+    tiers = [Tier(credit=tier.credit, limit=max(FLOOR_MS, tier.limit * other[0])) for tier in _valid(evidence.tiers)] if other else []
+    low, high, log = _range([*(t for times in samples.values() for t in (times[0], times[-1])), *_limits(tiers)])
     floor = 0.5 / max(len(times) for times in samples.values())
     with _settings():
         figure, axes = _canvas(2.5, left=0.62, top=_label_room(evidence.tiers), bottom=0.66)
@@ -117,8 +119,7 @@ def latency_svg(evidence: Evidence) -> str:
         axes.set_yticks([share for share in (1, 0.1, 0.01, 0.001) if share >= floor], minor=False)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share * 100:g} %")
         axes.axhline(0.01, color=LINE, linewidth=0.8, zorder=0)
-        scaled = [Tier(credit=tier.credit, limit=tier.limit * other[0]) for tier in _valid(evidence.tiers)] if other else []
-        _credit_regions(axes, scaled, low, high, at_least=False, unit=" ms")
+        _credit_regions(axes, tiers, low, high, at_least=False, unit=" ms")
         axes.set_xlabel("latency from the scheduled time")
         axes.set_ylabel("requests slower than that")
         _legend(axes, [(_side(side) + f", p99 {number(p99[side])} ms", ACCENT if side in OWN_NAMES else MUTED) for side in samples])

@@ -55,17 +55,17 @@ class _Examples:
 
 
 @functools.cache
-def _configured(check: Check) -> Callable[..., None]:
-    # Once for each check: Hypothesis refuses settings that are applied twice.
+def _configured(function: Callable[..., None], max_examples: int) -> Callable[..., None]:
+    # Once for each function: Hypothesis refuses settings that are applied twice.
     return settings(
-        max_examples=check.max_examples,
+        max_examples=max_examples,
         deadline=None,
         database=None,
         print_blob=False,
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         phases=(Phase.explicit, Phase.generate, Phase.shrink),
-    )(check.function)
+    )(function)
 
 
 def run_property(check: Check, subject: Subject, seed: int) -> None:
@@ -75,13 +75,13 @@ def run_property(check: Check, subject: Subject, seed: int) -> None:
     is not deterministic or too slow for its examples, and whatever the check itself raises.
     """
     set_hypothesis_home_dir(tempfile.gettempdir() + "/classroom-hypothesis")
-    function = check.function
+    function: Any = check.function
     original = function.hypothesis.inner_test
     examples = _Examples(original, check.seconds)
     function.hypothesis.inner_test = functools.wraps(original)(lambda *args, **kwargs: examples.run(*args, **kwargs))
     try:
         with with_reporter(lambda _: None):
-            hypothesis.seed(seed)(_configured(check))(subject)
+            hypothesis.seed(seed)(_configured(function, check.max_examples))(subject)
     except _OutOfTime:
         if examples.failure is None:
             raise Mismatch(f"It is too slow: only {examples.count} of {check.max_examples} examples ran in {check.seconds:.0f} s.") from None

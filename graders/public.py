@@ -7,6 +7,7 @@ is in the list too, which `public_files` proves, so that a release works on a ma
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ version = "{{ version }}"
 requires-python = ">=3.11"
 dependencies = [
 {%- for requirement in requirements %}
-    {{ requirement | tojson }},
+    {{ requirement | quoted }},
 {%- endfor %}
 ]
 
@@ -112,7 +113,10 @@ def pyproject(lab: str, extra: tuple[str, ...] = ()) -> str:
     """Return the pyproject.toml of a release; `extra` are requirements of the lab beyond the engine's."""
     from jinja2 import Environment, StrictUndefined
 
-    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False).from_string(PYPROJECT)
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    # Jinja's own `tojson` is made for HTML: it would write > as an escape.
+    environment.filters["quoted"] = json.dumps
+    template = environment.from_string(PYPROJECT)
     named = {_project(requirement): requirement for requirement in (*REQUIREMENTS, *extra)}
     return template.render(lab=lab, version=graders.__version__, requirements=[named[name] for name in sorted(named)])
 
@@ -146,7 +150,7 @@ def _lab_modules(folder: Path) -> dict[str, bytes]:
             raise PublicError(f"{path}: is missing; a lab needs it to be released.")
         modules[f"{name}.py"] = path.read_bytes()
         for module, line in _imports(ast.parse(modules[f"{name}.py"], str(path)), f"graders.labs.{folder.name}.{name}", every=True):
-            first, _, rest = module.removeprefix(f"graders.labs.{folder.name}.").partition(".")
+            first = module.removeprefix(f"graders.labs.{folder.name}.").partition(".")[0]
             if module.split(".")[0] == "reference" or (module.startswith(f"graders.labs.{folder.name}.") and first in SECRET_MODULES):
                 raise PublicError(f"{path}:{line}: imports {module}, which is never shipped.")
             if module.startswith(f"graders.labs.{folder.name}.") and (folder / f"{first}.py").is_file():
@@ -215,17 +219,20 @@ def _budgets_used(path: Path) -> set[str]:
     if not path.is_file():
         return set()
     keywords = (node for node in ast.walk(ast.parse(path.read_bytes(), str(path))) if isinstance(node, ast.keyword))
-    return {node.value.value for node in keywords if node.arg == "budget" and isinstance(node.value, ast.Constant)}
+    values = (node.value for node in keywords if node.arg == "budget")
+    return {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)}
 
 
 def _extra_requirements(checks: Path) -> tuple[str, ...]:
     """Read `REQUIRES = [...]` of the lab's `__init__`, without importing it."""
     path = checks / "__init__.py"
     for node in ast.parse(path.read_bytes(), str(path)).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         if any(isinstance(target, ast.Name) and target.id == "REQUIRES" for target in targets):
             try:
-                value = ast.literal_eval(node.value)  # type: ignore[union-attr, arg-type]
+                value = ast.literal_eval(node.value)
             except ValueError:
                 value = None
             if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):

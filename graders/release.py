@@ -7,7 +7,6 @@ replaced as a whole or not at all.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -127,7 +126,12 @@ def save_cells(root: Path, lab: str, config: Any, resources: dict[str, Any]) -> 
 
 def _replace(target: Path, built: Path, workshop: Path) -> None:
     """Put `built` where `target` is; the old folder waits in `workshop` until the new one stands."""
+    old = workshop / f"old-{target.name}"
     if target.exists():
-        os.rename(target, workshop / f"old-{target.name}")
-    os.rename(built, target)
-    shutil.rmtree(workshop / f"old-{target.name}", ignore_errors=True)
+        os.rename(target, old)
+    try:
+        os.rename(built, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise

@@ -189,6 +189,10 @@ class Subject:
         kernels = self._transport.request("kernels", seconds=self.call_seconds)
         return [row for row in kernels if type(row) is dict][:40] if type(kernels) is list else []
 
+    def run_delay_seconds(self) -> float:
+        """How long its process has waited for a processor so far, seconds."""
+        return self._transport.run_delay_seconds()
+
     def is_alive(self) -> bool:
         """Whether its process can still be asked."""
         return self._transport.is_alive()
@@ -235,6 +239,10 @@ class LocalTransport:
                 raise KeyboardInterrupt
             raise student_error(value)
         return value
+
+    def run_delay_seconds(self) -> float:
+        """Not told apart from the notebook's own: 0."""
+        return 0.0
 
     def is_alive(self) -> bool:
         """Always: it is this process."""

@@ -4,9 +4,9 @@
 validate a body in one pass, fixed answers encoded once. It serves a toy (twelve weights, fourteen words), so that the server's own
 cost is what one measures. It does no authentication, no TLS and no limiting of clients: a gateway does.
 
-Sources: ASGI 3.0 and its lifespan protocol (asgi.readthedocs.io); Prometheus text exposition format 0.0.4 (prometheus.io/docs/instrumenting/
-exposition_formats); server-sent events (WHATWG HTML §9.2); OpenAI API reference (platform.openai.com/docs/api-reference); adaptive
-batching: Crankshaw et al., Clipper, NSDI 2017.
+Sources: ASGI 3.0 and its lifespan protocol (asgi.readthedocs.io); Prometheus text exposition format 0.0.4
+(prometheus.io/docs/instrumenting/exposition_formats); server-sent events (WHATWG HTML §9.2); OpenAI API reference
+(platform.openai.com/docs/api-reference); adaptive batching: Crankshaw et al., Clipper, NSDI 2017.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ LABELS = ("setosa", "versicolor", "virginica")
 # Multinomial logistic regression on scikit-learn's iris (sepal length, sepal width, petal length, petal width in cm), rounded to 3 digits.
 WEIGHTS = np.array([[-0.424, 0.535, -0.11], [0.966, -0.32, -0.646], [-2.516, -0.207, 2.723], [-1.082, -0.943, 2.025]])
 BIAS = np.array([9.855, 2.234, -12.089])
-# The words that may follow a word. Every walk through this table reaches "." within a dozen steps.
-SUCCESSORS = {
-    "the": ("model", "server", "batch", "request"),
-    "a": ("request", "model", "batch"),
-    "model": ("answers", "waits", "reads"),
-    "server": ("collects", "answers", "waits"),
-    "batch": ("waits", "fills", "."),
-    "request": ("waits", ".", "arrives"),
-    "answers": ("a", "the", "."),
-    "waits": ("for", "."),
-    "reads": ("the", "a"),
-    "collects": ("the", "a"),
-    "fills": (".", "and"),
-    "arrives": ("and", "."),
-    "for": ("the", "a"),
-    "and": ("the", "a"),
-}
+# Each line is a word and the words that may follow it. Every walk reaches "." within a dozen steps.
+BIGRAMS = """
+the model server batch request
+a request model batch
+model answers waits reads
+server collects answers waits
+batch waits fills .
+request waits . arrives
+answers a the .
+waits for .
+reads the a
+collects the a
+fills . and
+arrives and .
+for the a
+and the a
+"""
+SUCCESSORS = {word: tuple(followers) for word, *followers in map(str.split, BIGRAMS.strip().splitlines())}
 MAX_BODY_BYTES = 1 << 20
 MAX_BATCH = 32
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -65,14 +66,16 @@ def classify(rows: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
 
 
 def continue_text(prompt: str) -> Iterator[str]:
-    """Yield the tokens that follow `prompt`, one word each, with a leading space on all but the first; the last token is " ." or "."."""
+    """Yield the tokens that follow `prompt`, one word each, with a leading space on all but the first; the last word is "."."""
     words = prompt.split()
-    for position in itertools.count():
-        options = SUCCESSORS.get(words[-1] if words else "", ("the",))
-        words.append(options[len(words) % len(options)])
-        yield words[-1] if position == 0 else " " + words[-1]
-        if words[-1] == ".":
+    word, n_words, space = words[-1] if words else "", len(words), ""
+    while True:
+        followers = SUCCESSORS.get(word, ("the",))
+        word = followers[n_words % len(followers)]
+        yield space + word
+        if word == ".":
             return
+        n_words, space = n_words + 1, " "
 
 
 class Histogram:
@@ -110,7 +113,8 @@ class MicroBatcher:
 
     A batch goes out when it holds `max_batch` (≥ 1) rows or when its oldest row has waited `max_wait_ms` (≥ 0) milliseconds. With a wait of
     0 it goes out at the end of the event loop's current turn: what arrived together is still batched, and nobody waits.
-    An exception of `predict`, or a wrong number of outputs, reaches the requests of that batch and no other. Belongs to one event loop at a time.
+    An exception of `predict`, or a wrong number of outputs, reaches the requests of that batch and no other.
+    Belongs to one event loop at a time.
     """
 
     def __init__(self, predict: Callable[[list[Any]], Sequence[Any]], max_batch: int, max_wait_ms: float) -> None:

@@ -64,6 +64,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
+SIGNATURE = "(Array(float32, 1, 'C', False, aligned=True), Array(float32, 2, 'C', False, aligned=True))"
 MACHINE = Machine(cpu="Intel Xeon, AVX-512", cores=2, python="3.11.7", platform="Linux x86_64", load=0.4)
 
 
@@ -143,7 +144,7 @@ def good_report() -> Report:
                 9.1,
                 4.0,
                 verdict="Within budget: in 62 of 62 pairs it kept 4×.",
-                kernels=[{"kernel": "dot_batch", "packed": 96, "scalar": 4}],
+                kernels=[{"name": "dot_batch", "signature": SIGNATURE, "packed": 96, "scalar": 4, "register_bits": 512}],
             ),
         ),
         make_check("search_streams", "`search` holds no more than one block of the matrix in memory at a time.", "pass", 3, 1, kind="test"),
@@ -376,6 +377,10 @@ def test_a_failed_property_shows_its_counterexample_with_the_difference_marked(p
     assert "index = HNSW(2, M=2, seed=0)\nfor x in" in html
     assert "<mark>0</mark>" in html and "<mark>2</mark>" in html
     assert "ids differ at position 0" in html
+
+
+def test_the_kernels_are_listed_with_short_signatures(pages: dict[str, str]) -> None:
+    assert "kernel packed scalar register bits dot_batch (float32[:], float32[:,:]) 96 4 512" in Page(pages["good"]).words
 
 
 def test_a_verdict_that_the_message_repeats_is_shown_once(pages: dict[str, str]) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from test_release import ENGINE, LAB, cell, make_course, nbgrader, notebook, source_cells, write_notebook
+
 from graders import public
 from graders.course import Layout
 from graders.gradebook import GradebookError, record
+from graders.release import ReleaseError
 from graders.report import CellError, CheckResult, Counterexample, Machine, Report
-from test_release import ENGINE, LAB, cell, make_course, nbgrader, notebook, source_cells, write_notebook
 
 MACHINE = Machine(cpu="x", cores=1, python="3.11", platform="linux", load=0.0)
 
@@ -44,6 +46,9 @@ def hand_in(root: Path, student: str, answer: str = "Because.", cells: list[dict
 def empty_gradebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from nbgrader.api import Gradebook
 
+    from graders.nbgrader_bridge import find_alembic
+
+    find_alembic()
     path = tmp_path_factory.mktemp("gradebook") / "gradebook.db"
     Gradebook(f"sqlite:///{path}").close()
     return path
@@ -81,7 +86,11 @@ def test_the_gradebook_has_exactly_the_reports_points(course: Path) -> None:
     done: list[str] = []
     record(course, [report_of("ada", 3.0, 0.1 + 0.2), report_of("bob", 0.0, 2.0)], done.append)
     assert done == [f"ada {LAB}", f"bob {LAB}"]
-    assert grades(course, "ada") == {"mean_is_exact": (3.0, None, False), "mean_of_nothing": (0.1 + 0.2, None, False), "why": (None, None, True)}
+    assert grades(course, "ada") == {
+        "mean_is_exact": (3.0, None, False),
+        "mean_of_nothing": (0.1 + 0.2, None, False),
+        "why": (None, None, True),
+    }
     assert grades(course, "bob")["mean_is_exact"] == (0.0, None, False)
 
 
@@ -200,6 +209,7 @@ def test_nbgraders_own_commands_record_the_same_scores(course: Path) -> None:
     nodes.insert(3, cell("evil", "import pathlib; pathlib.Path('ran').touch()"))
     del nodes[4]  # a check, after the read-only and solution cells
     hand_in(course, "ada", cells=nodes)
+    (Layout(course).submitted_dir("ada", LAB) / "report.json").write_text("forged")
     lay_ready(course, report_of("ada", 1.25, 2.0, late_penalty=0.5, submitted_at="2027-01-12T00:00:00+00:00"))
     linked = Layout(course).submitted_dir("eve", LAB)
     hand_in(course, "eve")
@@ -211,6 +221,7 @@ def test_nbgraders_own_commands_record_the_same_scores(course: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert grades(course, "ada") == {"mean_is_exact": (1.25, None, False), "mean_of_nothing": (2.0, None, False), "why": (None, None, True)}
     assert not list(course.rglob("ran"))
+    assert not Layout(course).report("ada", LAB).exists()
 
     refused = nbgrader(course, "autograde", LAB, "--student=eve", prelude=GRADED)
     assert refused.returncode != 0
@@ -224,6 +235,35 @@ def test_nbgraders_own_commands_record_the_same_scores(course: Path) -> None:
     by_command = json.loads(Layout(course).autograded_notebook("ada", LAB).read_text())
     record(course, [report_of("ada", 1.25, 2.0)], None)
     assert json.loads(Layout(course).autograded_notebook("ada", LAB).read_text()) == by_command
+
+
+def test_formgraders_button_records_the_report(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nbgrader.apps.api import NbGraderAPI
+    from nbgrader.coursedir import CourseDirectory
+
+    from graders import cohort
+    from graders.nbgrader_bridge import load_config
+
+    monkeypatch.setattr(cohort, "require_isolation", lambda course: None)
+    monkeypatch.setattr(
+        cohort, "report_for", lambda root, student, lab: cohort.Graded(student, lab, report_of(student, 0.5, 2.0), None, True)
+    )
+    hand_in(course, "ada")
+    config = load_config(course)
+    api = NbGraderAPI(CourseDirectory(config=config), config=config)
+    assert api.generate_assignment(LAB)["success"]
+    result = api.autograde(LAB, "ada")
+    assert result["success"], result["error"]
+    assert grades(course, "ada")["mean_is_exact"] == (0.5, None, False)
+
+
+def test_a_check_added_after_submissions_is_refused(course: Path) -> None:
+    hand_in(course, "ada")
+    record(course, [report_of("ada", 3.0, 2.0)], None)
+    late = cell("late", 'check("late")', grade=True, locked=True, points=1, grade_id="late")
+    write_notebook(Layout(course).source_notebook(LAB), [*source_cells(), late])
+    with pytest.raises(ReleaseError, match="there are submissions associated with it. Take the change back"):
+        record(course, [report_of("ada", 3.0, 2.0)], None)
 
 
 def test_a_broken_course_file_leaves_nbgrader_safe(course: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+
 from graders.notebook import NotebookError, cells, code_to_run, grade_cells, manual_cells, parse, restore, split_regions
 
 
@@ -54,12 +55,15 @@ SOURCE = notebook(source_cells())
         (b'{"cells": [], "nbformat": 4, "cells": []}', "the JSON key 'cells' stands twice"),
         (b'{"cells": [], "nbformat": NaN}', "NaN is not JSON"),
         (b'{"worksheets": [], "nbformat": 3}', "written in notebook format 3"),
-        (b'{"cells": [], "nbformat": 5}', "format 5 is not supported"),
+        (b'{"cells": [], "nbformat": 5}', "format 5.None is not supported"),
         (b'{"cells": [], "nbformat": 4, "metadata": 1}', "metadata is not a JSON object"),
         (b'{"cells": [7], "nbformat": 4}', "cell 1 is not a JSON object"),
         (b'{"cells": [{"cell_type": "heading"}], "nbformat": 4}', "cell 1 has the type 'heading'"),
         (b'{"cells": [{"cell_type": "code", "source": 3}], "nbformat": 4}', "cell 1 has no text"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"cells": [], "nbformat": 4, "metadata": {"a": ' + b"[" * 200 + b"]" * 200 + b"}}", "nested too deeply"),
+        (b'{"cells": [], "nbformat": 4, "metadata": {"a": "\\ud800"}}', "half of a Unicode surrogate pair"),
+        (b'{"cells": [], "nbformat": 4, "nbformat_minor": "x"}', "format 4.'x' is not supported"),
     ],
 )
 def test_what_is_no_notebook_is_refused_in_a_sentence(data: bytes, words: str) -> None:
@@ -87,8 +91,16 @@ def test_metadata_of_the_wrong_shape_counts_as_none(metadata: object) -> None:
     assert cells(notebook([node]))[0].kind == "free"
 
 
+def test_points_beyond_any_float_count_as_none() -> None:
+    tampering = restore(submission(relabel(3, points=10**400)), SOURCE).tampering
+    assert "Cell 4 (`exact`): its points were changed from 3 to nothing; the released points count." in tampering
+
+
 def test_grade_cells_name_their_checks_and_points() -> None:
-    assert [(grade.grade_id, grade.points, grade.check) for grade in grade_cells(SOURCE)] == [("exact", 3.0, "exact"), ("empty", 2.0, "empty")]
+    assert [(grade.grade_id, grade.points, grade.check) for grade in grade_cells(SOURCE)] == [
+        ("exact", 3.0, "exact"),
+        ("empty", 2.0, "empty"),
+    ]
     assert [(manual.grade_id, manual.points) for manual in manual_cells(SOURCE)] == [("why", 4.0)]
 
 

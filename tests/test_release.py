@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from graders import public
 from graders.course import Layout
 from graders.leaks import LeakError, prove_clean
@@ -72,6 +73,21 @@ def write_notebook(path: Path, cells: list[dict]) -> None:
     path.write_text(json.dumps(notebook(cells)))
 
 
+BASELINE = """\
+def mean(values):
+    "A running sum."
+    total = 0.0
+    for value in values:
+        total += value
+    return total / len(values) if values else 0.0
+"""
+REFERENCE = """\
+import math
+
+def mean(values):
+    exactly_rounded = math.fsum(values)
+    return exactly_rounded / len(values)
+"""
 FILES = {
     "classroom.yml": f"""\
 name: tiny
@@ -82,14 +98,13 @@ labs:
   - {{slug: {LAB}, title: The mean, course_part: C3, week: 1, released: 2027-01-04 08:00, due: 2027-01-11 23:59, minutes: 30}}
 """,
     f"source/{LAB}/README.md": "# The mean\n\nWrite the mean of a list; half an hour.\n",
-    f"source/{LAB}/baseline.py": 'def mean(values):\n    "A running sum."\n    total = 0.0\n    for value in values:\n        total += value\n'
-    "    return total / len(values) if values else 0.0\n",
+    f"source/{LAB}/baseline.py": BASELINE,
     f"graders/labs/{LAB}/__init__.py": 'REQUIRES = ["hnswlib>=0.8"]\n',
     f"graders/labs/{LAB}/checks.py": 'from graders import open_lab\n\ndef mean_is_exact(lab):\n    """`mean` is exact."""\n',
     f"graders/labs/{LAB}/hidden.py": "secret_values = [0.1] * 10_000 + [1e16, -1e16]\n",
     f"graders/labs/{LAB}/faults/integer.py": '"""Divides integers."""\nFAILS = {"mean_is_exact"}\n# %% mean\ndef mean(values):\n'
     "    return sum(values) // max(len(values), 1)\n",
-    "reference/mean.py": "import math\n\ndef mean(values):\n    exactly_rounded = math.fsum(values)\n    return exactly_rounded / len(values)\n",
+    "reference/mean.py": REFERENCE,
     f"perf_budgets/{LAB}.yml": f"""\
 lab: {LAB}
 reference: reference.mean
@@ -134,7 +149,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def nbgrader(root: Path, *arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
     """Run nbgrader's command line in `root`; `prelude` is Python that runs before it."""
     script = f"from graders import public; public.ENGINE = {ENGINE!r}\n{prelude}\nfrom nbgrader.apps.nbgraderapp import main; main()"
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(root), "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": str(root),
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
 

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from graders.worker.sandbox import MemoryGroup, Walls, command, make_group, probe
 from graders.worker.wire import CallbackRef, Codec, HandleRef, WireClosed, WireError, WireTimeout, receive_frame, send_frame
 
 START_SECONDS = 60.0
+FREEZE_SECONDS = 0.2
 
 
 class StudentError(Exception):
@@ -39,6 +41,7 @@ class Transport(Protocol):
 
     def request(self, operation: str, *arguments: Any, seconds: float) -> Any: ...
     def cpu_seconds(self) -> float: ...
+    def run_delay_seconds(self) -> float: ...
     def is_alive(self) -> bool: ...
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...
@@ -200,13 +203,26 @@ class WorkerProcess:
         except OSError:
             raise WorkerLost(self._how_it_died()) from None
 
+    def run_delay_seconds(self) -> float:
+        """How long the worker's threads have been ready to run but had no processor (the kernel's schedstat)."""
+        return run_delay_seconds(self.pid)
+
     def freeze(self) -> None:
-        """Stop the worker's threads until `thaw`."""
+        """Stop the worker's threads until `thaw`; returns when the kernel says that it stands still."""
         self._signal(signal.SIGSTOP)
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while self._state() not in "TtZX" and time.monotonic() < deadline:
+            pass
 
     def thaw(self) -> None:
         """Let the worker run again."""
         self._signal(signal.SIGCONT)
+
+    def _state(self) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return "X"
 
     def _signal(self, number: int) -> None:
         try:
@@ -243,6 +259,17 @@ class WorkerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def run_delay_seconds(pid: int) -> float:
+    """Seconds that the threads of process `pid` have waited for a processor; 0 where the kernel doesn't count it."""
+    total = 0
+    for schedstat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            total += int(schedstat.read_text().split()[1])
+        except (OSError, ValueError, IndexError):
+            continue  # a thread that has just ended
+    return total / 1e9
 
 
 def student_error(description: Any) -> StudentError:

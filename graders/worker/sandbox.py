@@ -162,8 +162,9 @@ def _bubblewrap(walls: Walls, info_fd: int | None) -> list[str]:
         words += ["--ro-bind", str(folder), str(INSIDE / name)]
     for file in walls.files:
         words += ["--ro-bind", str(file), str(INSIDE / "files" / file.name)]
-    for path in _forbidden_paths(walls.forbidden):
-        words += ["--tmpfs", str(path)] if path.is_dir() else ["--ro-bind", "/dev/null", str(path)]
+    for hidden in _forbidden_paths(walls.forbidden):
+        words += ["--tmpfs", str(hidden)] if hidden.is_dir() else ["--ro-bind", "/dev/null", str(hidden)]
+    words += ["--remount-ro", "/"]
     if info_fd is not None:
         words += ["--info-fd", str(info_fd)]
     return words

@@ -1,6 +1,7 @@
 """The naive server: plain FastAPI, one call of the model for each row, no batching, no metrics.
 
-`MicroBatcher` and `app` have the names that the lab asks for. Nothing here waits and nothing is shared: right, simple, and as slow as one call a row.
+`MicroBatcher` and `app` have the names that the lab asks for. Nothing here waits and nothing is shared:
+right, simple, and as slow as one call a row.
 """
 
 from __future__ import annotations
