@@ -24,6 +24,7 @@ from graders.submission import Submission
 from graders.worker.sandbox import probe
 
 Progress = Callable[[str], None]
+UNANSWERED = "YOUR ANSWER HERE"  # what nbgrader's ClearSolutions leaves of a question
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _manual_answers(kit: LabKit, submission: Submission) -> list[ManualAnswer]:
     answers = []
     for question in questions:
         text = handed_in.get(question.grade_id, "")
-        answered = bool(text.strip()) and text.strip() != question.source.strip()
+        answered = text.strip() not in ("", UNANSWERED)
         answers.append(
             ManualAnswer(grade_id=question.grade_id or "", max_points=question.points or 0.0, answered=answered, text=text[:20_000])
         )

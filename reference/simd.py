@@ -162,7 +162,7 @@ class _Heaps:
 
 
 @njit(fastmath=True, nogil=True)
-def _dot(a: Float32, b: Float32) -> float:
+def _dot(a: Float32, b: Float32) -> np.float32:
     total = np.float32(0)
     for t in range(len(a)):
         total += a[t] * b[t]
