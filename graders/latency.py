@@ -3,13 +3,14 @@
 Requests leave on a schedule, whatever the answers do, and each latency counts from the scheduled time, so a stalled server can't
 hide behind the requests that it kept from being sent (G. Tene, "coordinated omission"). Blocks of the student's server alternate with
 blocks of the reference's while the other one is frozen. A pair of blocks is dropped for both sides when the host disturbed one of them:
-when its server or our client was ready to run but got no processor for a noticeable part of the block, as the kernel counts it.
+when its server and our client, ready to run, waited for a processor more than `DISTURBED_MS` a request, as the kernel counts it.
 The student can't bring that about alone: a server that kept the processors busy itself is not excused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable
@@ -27,10 +28,11 @@ BLOCK_REQUESTS = 100
 WARM_UP_REQUESTS = 50
 CALIBRATION_BLOCKS = 3
 MAX_BLOCKS = 24
-DISTURBED_DELAY = 0.02
+DISTURBED_MS = 1.0
 BUSY_SERVER = 0.5
 TIMEOUT_SECONDS = 5.0
 FLOOR_MS = 2.0
+ALLOWED_SHARE = 0.01
 
 
 def measure_p99(
@@ -51,12 +53,12 @@ def measure_p99(
     rng = np.random.default_rng(run._seed)
     order = np.random.default_rng([run._seed, 2])
     tiers = _Tiers(run)
+    gc.collect()
     with run.student.serve(app) as student_url, other.serve(app) as other_url:
         student, reference = (run.student, other, student_url), (other, run.student, other_url)
         _block(student, request, verify, rng, rate, WARM_UP_REQUESTS)
         _block(reference, request, verify, rng, rate, WARM_UP_REQUESTS)
-        for _ in range(CALIBRATION_BLOCKS):
-            tiers.other_blocks.append(_block(reference, request, verify, rng, rate, BLOCK_REQUESTS).latencies)
+        tiers.calibrate(lambda: _block(reference, request, verify, rng, rate, BLOCK_REQUESTS))
         for _ in range(MAX_BLOCKS):
             student_first = order.random() < 0.5
             sides = (student, reference) if student_first else (reference, student)
@@ -80,10 +82,20 @@ class _Tiers:
     def __init__(self, run: BudgetRun) -> None:
         self._run = run
         limits = Limits(alpha=run.budget.alpha, beta=run.budget.beta, cap=MAX_BLOCKS * BLOCK_REQUESTS)
-        self._verdicts = [BernoulliVerdict(0.01, limits) for _ in run.budget.tiers]
+        self._verdicts = [BernoulliVerdict(ALLOWED_SHARE, limits) for _ in run.budget.tiers]
         self.student_blocks: list[list[float]] = []
         self.other_blocks: list[list[float]] = []
         self.dropped = 0
+
+    def calibrate(self, measure: Callable[[], Block]) -> None:
+        """Take the reference's first blocks: undisturbed ones, or after three times as many tries the quickest there were."""
+        tried: list[Block] = []
+        while len(self.other_blocks) < CALIBRATION_BLOCKS and len(tried) < 3 * CALIBRATION_BLOCKS:
+            tried.append(measure())
+            if not tried[-1].disturbed:
+                self.other_blocks.append(tried[-1].latencies)
+        left = sorted((block.latencies for block in tried if block.disturbed), key=lambda latencies: np.percentile(latencies, 99))
+        self.other_blocks += left[: CALIBRATION_BLOCKS - len(self.other_blocks)]
 
     def judge(self, mine: Block, theirs: Block) -> bool:
         """Take one pair of blocks, or drop it when the host disturbed one of them; return whether the credit is settled."""
@@ -119,7 +131,9 @@ class _Tiers:
         theirs = float(np.percentile(np.concatenate(self.other_blocks), 99))
         words = f"the {against}'s p99 is {theirs:.1f} ms at {rate:.0f} requests a second, so the budget is {self.allowed_ms(self._run.budget.tiers[0].limit):.1f} ms"
         mine = float(np.percentile(np.concatenate(self.student_blocks), 99)) if self.student_blocks else float("nan")
-        sentence = f"your p99 is {mine:.1f} ms; {words}; {verdict.sentence()}"
+        by_estimate = verdict.decision == "undecided" and verdict.rate <= ALLOWED_SHARE
+        measured = f"{verdict.rate:.2%} of {verdict.trials} requests took longer, within noise of the {ALLOWED_SHARE:.0%} that may"
+        sentence = f"your p99 is {mine:.1f} ms; {words}; {measured if by_estimate else verdict.sentence()}"
         if self.dropped:
             sentence += f"; {self.dropped} pairs of blocks dropped because the host was busy"
         if noisy:
@@ -135,7 +149,7 @@ class _Tiers:
             e_value_pass=min(verdict.e_value_pass, 1e300),
         )
         evidence.latencies_ms = {"yours": _rounded(self.student_blocks), f"the {against}'s": _rounded(self.other_blocks)}
-        earned = credit if verdict.decision == "pass" or (verdict.decision == "undecided" and verdict.rate <= 0.01) else 0.0
+        earned = credit if verdict.decision == "pass" or by_estimate else 0.0
         return BudgetOutcome(1.0 if noisy else earned, as_sentence(sentence), evidence, host_too_noisy=noisy)
 
 
@@ -151,12 +165,14 @@ def _block(
     requests = [request(rng) for _ in range(count)]
     frozen.freeze()
     delay, cpu, wall = _delay(mine), mine.cpu_seconds(), time.monotonic()
+    gc.disable()  # a collection of the grader's own heap takes tens of milliseconds
     try:
         latencies, responses = asyncio.run(_open_loop(url, requests, rate))
     finally:
+        gc.enable()
         frozen.thaw()
     wall = time.monotonic() - wall
-    disturbed = _delay(mine) - delay > DISTURBED_DELAY * wall and mine.cpu_seconds() - cpu < BUSY_SERVER * wall
+    disturbed = _delay(mine) - delay > DISTURBED_MS / 1000 * count and mine.cpu_seconds() - cpu < BUSY_SERVER * wall
     for sent, response in zip(requests, responses, strict=True):
         if response is not None:
             verify(sent, response)
@@ -169,11 +185,13 @@ def _delay(server: Subject) -> float:
 
 async def _open_loop(url: str, requests: list[dict[str, Any]], rate: float) -> tuple[list[float], list[Any]]:
     """Send on schedule; return latencies in ms from the scheduled time (a lost answer counts `TIMEOUT_SECONDS`) and responses."""
+    import aiohttp
     import httpx
 
-    limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS, limits=limits, trust_env=False) as client:
-        await client.get("/health")
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as client:
+        async with client.get("/health") as opened:
+            await opened.read()
         loop = asyncio.get_running_loop()
         first = loop.time() + 0.02
 
@@ -181,10 +199,12 @@ async def _open_loop(url: str, requests: list[dict[str, Any]], rate: float) -> t
             scheduled = first + number / rate
             await asyncio.sleep(scheduled - loop.time())
             try:
-                response = await client.request(sent["method"], sent["path"], json=sent.get("json"))
-            except httpx.HTTPError:
+                async with client.request(sent["method"], sent["path"], json=sent.get("json")) as response:
+                    content = await response.read()
+            except (aiohttp.ClientError, TimeoutError):
                 return TIMEOUT_SECONDS * 1000, None
-            return (loop.time() - scheduled) * 1000, response
+            latency = (loop.time() - scheduled) * 1000
+            return latency, httpx.Response(response.status, headers=list(response.headers.items()), content=content)
 
         answers = await asyncio.gather(*(send(number, sent) for number, sent in enumerate(requests)))
     return [latency for latency, _ in answers], [response for _, response in answers]

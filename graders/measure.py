@@ -21,6 +21,7 @@ from graders.subject import StudentError, Subject
 from graders.verdict import Limits, TieredVerdict
 
 ENOUGH_PAIRS = 60
+FEWEST_PAIRS = 12
 NOISY_HOST = 0.5
 MAX_KEPT_RATIOS = 400
 
@@ -93,8 +94,8 @@ class BudgetRun:
         return self._outcome_of_ratios(verdict, pair, against, found, time.monotonic() - started)
 
     def _at_the_end_of_time(self, verdict: TieredVerdict, against: str) -> TieredVerdict:
-        """With enough pairs the estimate decides as it does at the cap; with fewer the verdict says who used the time up."""
-        if verdict.pairs < ENOUGH_PAIRS:
+        """With a dozen pairs the estimate decides as it does at the cap; with fewer the verdict says who used the time up."""
+        if verdict.pairs < FEWEST_PAIRS:
             verdict.conclude("time")
             return verdict
         shorter = self._verdict(against, cap=verdict.pairs)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,23 @@ def with_fault(source: Any, fault: Fault) -> Any:
     return notebook
 
 
-def prove_lab(root: Path, lab: str) -> Iterator[Proof]:
-    """Grade solution, release and every fault, and say for each what is wrong with the outcome."""
+def prove_lab(root: Path, lab: str, only: str | None = None) -> Iterator[Proof]:
+    """Grade solution, release and every fault (or `only` one of them), and say for each what is wrong with the outcome."""
     kit, sides = official(root, lab)
-    yield _proof(kit, sides, "solution", kit.source, lambda report: _not_full(report))
-    release = read(Layout(root).release_notebook(lab))
-    yield _proof(kit, sides, "release", release, lambda report: _not_empty(report))
-    for fault in faults(root, lab):
+    planted = faults(root, lab)
+    for fault in planted:
         unknown = fault.fails - kit.checks.keys()
         if unknown:
             raise FaultError(f"the fault {fault.name} of {lab} names `{min(unknown)}`, which is not a check")
-        yield _proof(kit, sides, fault.name, with_fault(kit.source, fault), lambda report, fault=fault: _not_exactly(report, fault, kit))
+    subjects: dict[str, tuple[Callable[[], Any], Callable[[Report], list[str]]]] = {
+        "solution": (lambda: kit.source, _not_full),
+        "release": (lambda: read(Layout(root).release_notebook(lab)), _not_empty),
+    }
+    for fault in planted:
+        subjects[fault.name] = (partial(with_fault, kit.source, fault), partial(_not_exactly, fault=fault, kit=kit))
+    for subject, (notebook, judge) in subjects.items():
+        if only in (None, subject):
+            yield _proof(kit, sides, subject, notebook(), judge)
 
 
 def _proof(kit: LabKit, sides: Any, subject: str, notebook: Any, judge: Any) -> Proof:

@@ -1,8 +1,9 @@
 """Hierarchical navigable small world graphs (Malkov & Yashunin 2016, arXiv 1603.09320), compiled with numba.
 
 Follows the paper's Algorithms 1 to 5 with hnswlib's choices: at most M links on the upper layers and 2M on layer 0, the heuristic
-of Algorithm 4 without extended candidates and without refilling, and tombstones for deletion. Vectors are float32, the distance is
-the squared Euclidean one. Single-threaded; no filters, no update in place, no reuse of deleted ids.
+of Algorithm 4 without extended candidates and without refilling, ties kept (else one exact copy would drop all other links), and
+tombstones for deletion. Vectors are float32, the distance is the squared Euclidean one. Single-threaded; no filters, no update in
+place, no reuse of deleted ids.
 
 Two things make it fast. The graph is a table: row i of `links` holds the degree of node i and then its neighbours, sorted by
 distance, with the distances in a parallel table, so that shrinking a full list measures only neighbour against neighbour. And the
@@ -29,7 +30,7 @@ Distance = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float
 
 @intrinsic
 def _prefetch(typing_context: Any, array: Any, row: Any) -> Any:
-    """Ask for the first two cache lines of `array[row]` before they are needed."""
+    """Ask for the first four cache lines of `array[row]` before they are needed."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         from llvmlite import ir
@@ -101,6 +102,8 @@ def _search_layer(vectors, links, first_upper, layer, query, ef, pool_length, po
                 _prefetch(vectors, node)
                 fresh[count] = node
                 count += 1
+        if at < size:
+            _prefetch(links, _row(first_upper, pool_node[at] >> 1, layer))
         for t in range(count):
             size, place = _offer(pool_length, pool_node, size, ef, _between(query, vectors[fresh[t]]), fresh[t])
             at = min(at, place)
@@ -114,7 +117,7 @@ def _select(vectors, lengths, nodes, size, M, kept):
     for c in range(size):
         diverse = True
         for t in range(count):
-            if _between(vectors[nodes[c]], vectors[nodes[kept[t]]]) <= lengths[c]:
+            if _between(vectors[nodes[c]], vectors[nodes[kept[t]]]) < lengths[c]:
                 diverse = False
                 break
         if diverse:
@@ -263,8 +266,8 @@ def search_layer(
 def select_neighbors_heuristic(
     candidates: Sequence[Sequence[Any]], M: int, vectors: NDArray[np.float32], distance: Distance = l2_squared
 ) -> list[int]:
-    """Algorithm 4: of `candidates`, (distance to the query, id) nearest first, at most `M` ids that are each closer to the query than
-    to every id kept before. One call of `distance` for each id kept."""
+    """Algorithm 4: of `candidates`, (distance to the query, id) nearest first, at most `M` ids, none of them closer to an id kept
+    before than to the query. One call of `distance` for each id kept."""
     ids = np.array([node for _, node in candidates], np.int64)
     to_query = np.array([length for length, _ in candidates], np.float32)
     kept: list[int] = []
@@ -272,7 +275,7 @@ def select_neighbors_heuristic(
         kept.append(int(ids[0]))
         ids, to_query, nearest = ids[1:], to_query[1:], ids[0]
         if len(ids):
-            diverse = to_query < np.asarray(distance(vectors[nearest], vectors[ids]))
+            diverse = to_query <= np.asarray(distance(vectors[nearest], vectors[ids]))
             ids, to_query = ids[diverse], to_query[diverse]
     return kept
 
@@ -399,7 +402,7 @@ class HNSW:
             self.entry_point = new
 
     def search(self, query: NDArray[np.float32], k: int, ef: int) -> tuple[list[int], list[float]]:
-        """The `k` nearest ids of `query`, (dim,), and their distances, nearest first; fewer if there are fewer. `ef` below k counts as k."""
+        """The `k` nearest ids of `query`, (dim,), and their distances, nearest first. An `ef` below k counts as k."""
         ids, distances = self.search_batch(np.asarray(query, np.float32)[None], k, ef)
         found = int((ids[0] >= 0).sum())
         return ids[0, :found].tolist(), distances[0, :found].tolist()
@@ -451,6 +454,11 @@ def load(state: dict[str, Any], distance: Distance = l2_squared) -> HNSW:
     index._visited = np.zeros(index._size, np.int32)
     index._rng = np.random.default_rng([index.seed, index._size])
     return index
+
+
+def save(index: HNSW) -> dict[str, Any]:
+    """`index.save()`."""
+    return index.save()
 
 
 def build(X: NDArray[np.float32], M: int, ef_construction: int, seed: int, distance: Distance = l2_squared) -> HNSW:

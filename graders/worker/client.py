@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from graders.worker.concurrency import loopback_listener
 from graders.worker.sandbox import MemoryGroup, Walls, command, make_group, probe
 from graders.worker.wire import CallbackRef, Codec, HandleRef, WireClosed, WireError, WireTimeout, receive_frame, send_frame
 
@@ -84,7 +85,7 @@ class WorkerProcess:
         self._lost = False
         self._connection, theirs = socket.socketpair()
         # Bound here, in this network namespace, before the worker starts: it can accept on it and reach nothing else.
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = loopback_listener()
         info_read, info_write = os.pipe()
         try:
             self._group = make_group(walls.memory_mb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import socket
 import threading
@@ -11,6 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 START_SECONDS = 20.0
+
+
+def loopback_listener() -> socket.socket:
+    """Return a listening TCP socket on a free loopback port, with Nagle's algorithm off.
+
+    Connections inherit the option; asyncio sets it only on sockets whose protocol number says TCP, and `create_server` leaves that at 0.
+    With Nagle on, each answer waits some 40 ms for the client's delayed acknowledgement.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 class BackgroundLoop:
@@ -73,9 +85,12 @@ class AsgiServer:
         import uvicorn
 
         if self._listener is None:
-            self._listener = socket.create_server(("127.0.0.1", 0))
+            self._listener = loopback_listener()
         config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=5, lifespan="auto", ws="none")
         self._server = uvicorn.Server(config)
+        # What was loaded before the first request need not be walked by collections while requests wait.
+        gc.collect()
+        gc.freeze()
         duplicate = self._listener.dup()
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [duplicate]}, daemon=True)
         self._thread.start()

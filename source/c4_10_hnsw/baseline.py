@@ -1,12 +1,10 @@
 """The naive index that this lab's budgets are measured against on your machine: right, and quadratic.
 
-`build` links each vector to its `M` nearest by comparing every pair, and `search_batch` compares each query with every vector: one call of the
-distance for each pair. There are no layers here, and no walking: what the links are for is your part.
+`build` links each vector to its `M` nearest by comparing every pair, and `search_batch` compares each query with every vector: one
+call of the distance for each pair. There are no layers here, and no walking: what the links are for is your part.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -21,16 +19,23 @@ def squared_distance(a, b):
     return total
 
 
-def build(X: np.ndarray, M: int, ef_construction: int, seed: int) -> dict[str, Any]:
-    """Return the vectors `X`, (n, d) float32, each with the list of its `M` nearest others. `ef_construction` and `seed` are not used."""
+class FlatIndex:
+    """Vectors, (n, d) float32, and for each the list of its nearest others."""
+
+    def __init__(self, vectors: np.ndarray, links: list[list[int]]) -> None:
+        self.vectors, self.links = vectors, links
+
+
+def build(X: np.ndarray, M: int, ef_construction: int, seed: int) -> FlatIndex:
+    """Return an index of the rows of `X`, (n, d) float32, each with its `M` nearest others. `ef_construction` and `seed` are not used."""
     X = np.ascontiguousarray(X, dtype=np.float32)
     lengths = [[(squared_distance(x, y), j) for j, y in enumerate(X) if j != i] for i, x in enumerate(X)]
-    return {"vectors": X, "links": [[j for _, j in sorted(row)[:M]] for row in lengths]}
+    return FlatIndex(X, [[j for _, j in sorted(row)[:M]] for row in lengths])
 
 
-def search_batch(index: dict[str, Any], Q: np.ndarray, k: int, ef: int) -> tuple[np.ndarray, np.ndarray]:
+def search_batch(index: FlatIndex, Q: np.ndarray, k: int, ef: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact `k` nearest of each row of `Q`, (m, d): ids, (m, k) int64, and squared distances, (m, k) float32."""
-    vectors = list(index["vectors"])
+    vectors = list(index.vectors)
     answers = [sorted((squared_distance(q, x), i) for i, x in enumerate(vectors))[:k] for q in np.ascontiguousarray(Q, dtype=np.float32)]
     ids = np.array([[i for _, i in answer] for answer in answers], dtype=np.int64)
     return ids, np.array([[distance for distance, _ in answer] for answer in answers], dtype=np.float32)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -137,8 +137,10 @@ def _pairs(value: Any) -> tuple[list[int], list[float]]:
     return _pair([[i for _, i in value], [d for d, _ in value]], "`search_layer`")
 
 
-@check
+@check(max_examples=100)
 @given(layer=_layers(), ef=st.integers(1, 14))
+@example(layer=([[1], [2], []], [3.0, 2.0, 1.0], [0], {1}), ef=3)
+@example(layer=([[1], [2], [3], []], [1.0, 4.0, 3.0, 0.0], [0], set()), ef=4)
 def search_layer_finds_the_nearest(lab, layer, ef):
     """`search_layer` returns (distance, id) nearest first, at most `ef`, none deleted; with `ef` ≥ n, all that can be reached.
 
@@ -184,9 +186,9 @@ def search_layer_asks_once_for_all_links_of_a_node(lab):
 @check
 @given(X=_grid(st.integers(0, 12), 2), q=_grid(1, 2), M=st.integers(1, 8))
 def heuristic_keeps_diverse_neighbours(lab, X, q, M):
-    """Each id that `select_neighbors_heuristic` keeps is closer to the query than to any id kept before it; none that is may be dropped.
+    """No id that `select_neighbors_heuristic` keeps is closer to an id kept before it than to the query; every id that it drops is.
 
-    Candidates are looked at nearest first, until `M` are kept. At a tie (as close to a kept id as to the query) both ways count as right.
+    Candidates are looked at nearest first, until `M` are kept. At a tie (as close to a kept id as to the query) both count as right here.
     """
     to_query = squared_distances(q, X)[0] if len(X) else np.empty(0)
     candidates = sorted((float(d), i) for i, d in enumerate(to_query))
@@ -268,7 +270,7 @@ def layer_0_is_connected(lab):
 def ef_of_n_is_exact(lab, X, q, k):
     """With `ef` ≥ n a search finds the true neighbours, duplicates or not; with fewer than `k` vectors it returns all there are.
 
-    With up to 17 vectors and M = 8 no list of links is ever full on layer 0, so nothing is lost. An empty index answers with two empty lists.
+    Up to 17 vectors at M = 8 never overfill a list of links on layer 0, so nothing is lost. An empty index answers with two empty lists.
     """
     n = len(X)
     index = lab.build(X, 8, 32, 3)
@@ -276,10 +278,10 @@ def ef_of_n_is_exact(lab, X, q, k):
     _expect_nearest(ids, found, squared_distances(q, X)[0] if n else np.empty(0), list(range(n)), k)
 
 
-@check(after="ef_of_n_is_exact", seconds=60)
+@check(after=("heuristic_keeps_diverse_neighbours", "ef_of_n_is_exact"), seconds=60)
 def recall_grows_with_ef(lab):
     """On average over many queries, a larger `ef` never finds fewer of the true neighbours, and finds nearly all at `ef` = 160."""
-    X, Q = clustered(lab.rng(), (1000, 100), 64, 20, 0.5)
+    X, Q = clustered(lab.rng(), (1000, 100), 64, 5, 0.5)
     index = lab.build(X, 8, 48, 4)
     distances = squared_distances(Q, X)
     curve = {ef: recall(lab.search_batch(index, Q, 10, ef), distances, 10) for ef in (10, 20, 40, 80, 160)}
@@ -294,7 +296,7 @@ def recall_grows_with_ef(lab):
 def deleted_ids_never_come_back(lab):
     """After `delete(id)` no search returns that id, and the others are still found; unknown or deleted ids raise `KeyError`."""
     rng, n = lab.rng(), 300
-    X, Q = clustered(rng, (n, 30), 16, 12, 0.3)
+    X, Q = clustered(rng, (n, 30), 8, 1, 1.0)
     index = lab.build(X, 8, 48, 5)
     dead = rng.permutation(n)[: n // 2].tolist()
     for i in dead:
@@ -402,9 +404,9 @@ def _token_rows(X: Any, count: int) -> np.ndarray:
     return rows
 
 
-@check(after="ef_of_n_is_exact", budget="search_slowdown", seconds=120)
+@check(after=("heuristic_keeps_diverse_neighbours", "ef_of_n_is_exact"), budget="search_slowdown", seconds=120)
 def search_is_fast(lab, budget):
-    """200 searches among 1,000 vectors take at most 65 times as long as the expert's compiled ones.
+    """200 searches among 1,000 vectors take at most 70 times as long as the expert's compiled ones.
 
     What costs is the number of calls: one call of the distance for each node that you expand, Python floats in the heaps.
     """
@@ -422,9 +424,9 @@ def search_is_fast(lab, budget):
     )
 
 
-@check(after="ef_of_n_is_exact", budget="build_slowdown", seconds=120)
+@check(after=("heuristic_keeps_diverse_neighbours", "ef_of_n_is_exact"), budget="build_slowdown", seconds=120)
 def build_is_fast(lab, budget):
-    """Building an index of 400 vectors and searching it takes at most 65 times as long as the expert's compiled code.
+    """Building an index of 400 vectors and searching it takes at most 70 times as long as the expert's compiled code.
 
     Choosing links costs more than searching for them: one call of the distance for each id that the heuristic keeps.
     """

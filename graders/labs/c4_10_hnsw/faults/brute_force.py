@@ -2,7 +2,6 @@
 
 FAILS = {"layer_0_is_connected", "searches_measure_few_distances"}
 
-
 # %% hnsw
 class HNSW(Graph):
     def add(self, vector):
@@ -13,11 +12,13 @@ class HNSW(Graph):
         return new
 
     def search(self, query, k, ef):
-        ids = [i for i in range(len(self.levels)) if i not in self.deleted]
-        if not ids:
+        n = len(self.levels)
+        if n == len(self.deleted):
             return [], []
-        found = sorted(zip(self.distance_to(query)(ids).tolist(), ids))[:k]
-        return [i for _, i in found], [d for d, _ in found]
+        distances = np.array(self.distance(np.asarray(query, dtype=np.float32), self.vectors[:n]))
+        distances[list(self.deleted)] = np.inf
+        ids = np.argsort(distances)[: min(k, n - len(self.deleted))]
+        return ids.tolist(), distances[ids].tolist()
 
     def delete(self, id):
         if not 0 <= id < len(self.levels) or id in self.deleted:

@@ -2,7 +2,6 @@
 
 FAILS = {"deleted_ids_never_come_back"}
 
-
 # %% hnsw
 class HNSW(Graph):
     def descend(self, distance_to, level):

@@ -2,7 +2,6 @@
 
 FAILS = {"random_level_follows_the_formula"}
 
-
 # %% random_level
 def random_level(u, M):
     return math.floor(-math.log(u) / math.log2(M))

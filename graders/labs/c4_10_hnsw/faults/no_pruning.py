@@ -2,7 +2,6 @@
 
 FAILS = {"degrees_are_bounded"}
 
-
 # %% hnsw
 class HNSW(Graph):
     def descend(self, distance_to, level):

@@ -2,7 +2,6 @@
 
 FAILS = {"build_is_fast", "search_is_fast", "search_layer_asks_once_for_all_links_of_a_node"}
 
-
 # %% search_layer
 def search_layer(distance_to, entry_points, ef, neighbors, deleted=frozenset()):
     visited = set(entry_points)
@@ -28,13 +27,12 @@ def search_layer(distance_to, entry_points, ef, neighbors, deleted=frozenset()):
                         heapq.heappop(nearest)
     return sorted((-d, i) for d, i in nearest)
 
-
 # %% select_neighbors_heuristic
 def select_neighbors_heuristic(candidates, M, vectors, distance=l2_squared):
     chosen = []
     for d, i in candidates:
         if len(chosen) == M:
             break
-        if all(d < distance(vectors[i], vectors[[j]])[0] for j in chosen):
+        if all(d <= distance(vectors[i], vectors[[j]])[0] for j in chosen):
             chosen.append(i)
     return chosen

@@ -2,7 +2,6 @@
 
 FAILS = {"ef_of_n_is_exact", "layer_0_is_connected"}
 
-
 # %% hnsw
 class HNSW(Graph):
     def descend(self, distance_to, level):

@@ -2,7 +2,6 @@
 
 FAILS = {"search_layer_finds_the_nearest"}
 
-
 # %% search_layer
 def search_layer(distance_to, entry_points, ef, neighbors, deleted=frozenset()):
     visited = set(entry_points)

@@ -2,7 +2,6 @@
 
 FAILS = {"levels_of_an_index_are_geometric"}
 
-
 # %% hnsw
 class HNSW(Graph):
     def descend(self, distance_to, level):
