@@ -385,7 +385,9 @@ def searches_measure_few_distances(lab, budget):
         (origin,) = _token_rows(np.reshape(query, (1, -1)), n + m)
         return ((hidden[wanted] - hidden[origin]) ** 2).sum(axis=1)
 
-    index = lab.build(tokens[:n], 8, 24, 8, distance)
+    index = lab.HNSW(1, 8, 24, 8, distance)
+    for token in tokens[:n]:
+        index.add(token)
     rows = 0
     answer = lab.search_batch(index, tokens[n:], 10, 16)
     measured = rows / m
