@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-c = get_config()  # noqa: F821 - given by the loader
+c = get_config()
 
 # Steps are named, not imported: where `graders` can't be imported, nbgrader stops instead of falling back to its own steps.
 c.Autograde.sanitize_preprocessors = [

@@ -16,10 +16,34 @@ from graders.notebook import nbgrader_metadata, read
 from graders.report import write_atomically
 from graders.validate import faults, with_fault
 
-NAMES = (
-    "ada barbara claude donald edsger frances grace hedy ivan john katherine leslie margaret niklaus ole peter quentin radia "
-    "shafi tony ursula vint whitfield xiaoyun yukihiro zdenek"
-).split()
+NAMES = [
+    "ada",
+    "barbara",
+    "claude",
+    "donald",
+    "edsger",
+    "frances",
+    "grace",
+    "hedy",
+    "ivan",
+    "john",
+    "katherine",
+    "leslie",
+    "margaret",
+    "niklaus",
+    "ole",
+    "peter",
+    "quentin",
+    "radia",
+    "shafi",
+    "tony",
+    "ursula",
+    "vint",
+    "whitfield",
+    "xiaoyun",
+    "yukihiro",
+    "zdenek",
+]
 
 ENDLESS = "while True:\n    pass\n"
 
@@ -74,7 +98,9 @@ def with_first_solution(notebook: Any, code: str) -> Any:
 def without_grade_cells(notebook: Any) -> Any:
     """Return a copy whose check cells were deleted."""
     changed = copy.deepcopy(notebook)
-    changed["cells"] = [cell for cell in changed["cells"] if not (nbgrader_metadata(cell).get("grade") and nbgrader_metadata(cell).get("locked"))]
+    changed["cells"] = [
+        cell for cell in changed["cells"] if not (nbgrader_metadata(cell).get("grade") and nbgrader_metadata(cell).get("locked"))
+    ]
     return changed
 
 

@@ -60,7 +60,10 @@ def find_submissions(root: Path, labs: list[str], students: list[str]) -> list[t
     if unknown:
         raise CourseError(f"{unknown[0]} has handed in nothing: there is no folder {folder / unknown[0]}.")
     return [
-        (student, lab) for lab in slugs for student in students or present if (folder / student / lab).is_dir() and not (folder / student / lab).is_symlink()
+        (student, lab)
+        for lab in slugs
+        for student in students or present
+        if (folder / student / lab).is_dir() and not (folder / student / lab).is_symlink()
     ]
 
 
@@ -155,8 +158,6 @@ def _grade_one(root: Path, student: str, lab: str, force: bool) -> Graded:
     except Exception as error:  # noqa: BLE001 - one submission must never stop the class
         where = "".join(traceback.format_exception(error)[-3:])
         return Graded(student, lab, None, None, fresh=True, fault=f"{type(error).__name__}: {error}\n{where}")
-
-
 
 
 def grade_class(root: Path, submissions: list[tuple[str, str]], *, jobs: int, force: bool, done: Callable[[Graded], None]) -> list[Graded]:

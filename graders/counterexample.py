@@ -65,5 +65,3 @@ def describe_calls(calls: list[CallRecord]) -> str:
     if len(calls) > MAX_CALLS:
         lines.insert(0, f"# … {len(calls) - MAX_CALLS} earlier calls")
     return "\n".join(lines)
-
-

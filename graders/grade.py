@@ -32,8 +32,8 @@ class LabKit:
     """All that grading a lab needs, from the trusted side.
 
     `source` is the trusted notebook (with solutions in official grading; on a student's machine the student's own).
-    `salt` is the secret that inputs are drawn from; `grader` identifies the version of engine and lab. Where not `official`, checks that are
-    not installed are left out.
+    `salt` is the secret that inputs are drawn from; `grader` identifies the version of engine and lab. Where not `official`, checks
+    that are not installed are left out.
     """
 
     course: str
@@ -156,12 +156,16 @@ class _Checks:
 
     def _one(self, check: Check, cell: GradeCell) -> CheckResult:
         result = _not_graded(self._kit, cell, "")
-        missing = [name for name in check.after if name in self._results and self._results[name].outcome not in ("pass", "partial", "error")]
+        missing = [
+            name for name in check.after if name in self._results and self._results[name].outcome not in ("pass", "partial", "error")
+        ]
         if missing:
             result.message = f"Not run, because {', '.join(f'`{name}`' for name in missing)} must pass first."
             return result
         if self._session.out_of_time:
-            return failed(result, f"The {self._kit.budgets.limits.seconds:.0f} s that grading one submission may take were used up before this check.")
+            return failed(
+                result, f"The {self._kit.budgets.limits.seconds:.0f} s that grading one submission may take were used up before this check."
+            )
         try:
             outcome = self._run_on(self._session, check, cell)
         except GraderFault as fault:

@@ -28,7 +28,9 @@ def check_notebook(path: Path, progress: Progress | None = None) -> Report:
     if budgets_path is None:
         raise NotebookError(f"{path}: perf_budgets/{lab}.yml is missing beside it; restore the released folder.")
     budgets = load_budgets(budgets_path)
-    baseline = next((each for each in (path.resolve().parent / "baseline.py", package.parent / "source" / lab / "baseline.py") if each.exists()), None)
+    baseline = next(
+        (each for each in (path.resolve().parent / "baseline.py", package.parent / "source" / lab / "baseline.py") if each.exists()), None
+    )
     kit = LabKit(
         course="",
         lab=lab,

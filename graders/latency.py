@@ -31,7 +31,7 @@ MAX_BLOCKS = 24
 DISTURBED_MS = 1.0
 BUSY_SERVER = 0.5
 TIMEOUT_SECONDS = 5.0
-FLOOR_MS = 2.0
+FLOOR_MS = 5.0
 ALLOWED_SHARE = 0.01
 
 
@@ -129,7 +129,8 @@ class _Tiers:
             verdict.conclude("time")
         credit, verdict = self._deciding()
         theirs = float(np.percentile(np.concatenate(self.other_blocks), 99))
-        words = f"the {against}'s p99 is {theirs:.1f} ms at {rate:.0f} requests a second, so the budget is {self.allowed_ms(self._run.budget.tiers[0].limit):.1f} ms"
+        allowed = self.allowed_ms(self._run.budget.tiers[0].limit)
+        words = f"the {against}'s p99 is {theirs:.1f} ms at {rate:.0f} requests a second, so the budget is {allowed:.1f} ms"
         mine = float(np.percentile(np.concatenate(self.student_blocks), 99)) if self.student_blocks else float("nan")
         by_estimate = verdict.decision == "undecided" and verdict.rate <= ALLOWED_SHARE
         measured = f"{verdict.rate:.2%} of {verdict.trials} requests took longer, within noise of the {ALLOWED_SHARE:.0%} that may"
@@ -137,7 +138,8 @@ class _Tiers:
         if self.dropped:
             sentence += f"; {self.dropped} pairs of blocks dropped because the host was busy"
         if noisy:
-            sentence = f"the host was too busy to measure: {self.dropped} of {self.dropped + len(self.student_blocks)} pairs of blocks were disturbed; run again"
+            blocks = self.dropped + len(self.student_blocks)
+            sentence = f"the host was too busy to measure: {self.dropped} of {blocks} pairs of blocks were disturbed; run again"
         evidence = self._run._evidence(
             against=against,
             measured=mine / theirs if self.student_blocks else None,

@@ -74,8 +74,8 @@ class BudgetRun:
     ) -> BudgetOutcome:
         """Time `call` on the student's side and the other in random order on the same fresh inputs until the verdict stands.
 
-        `inputs(rng)` gives one trial's inputs, `call(side, *inputs)` (with `setup`: `call(side, state, *inputs)`) runs it, and `verify(inputs,
-        output)` raises if an output is wrong. One verified, untimed trial on each side comes first (compilation). Raises what a
+        `inputs(rng)` gives one trial's inputs, `call(side, *inputs)` (with `setup`: `call(side, state, *inputs)`) runs it, and
+        `verify(inputs, output)` raises if an output is wrong. One verified, untimed trial on each side comes first (compilation). Raises what a
         student's trial raises; a failure of the other side is a RuntimeError.
         """
         started = time.monotonic()
@@ -129,12 +129,19 @@ class BudgetRun:
             seconds=seconds,
         )
         if verdict.undecided and pair.other_share_of_core < NOISY_HOST:
-            evidence.verdict = f"the host was too busy to measure: the {against} alone got {pair.other_share_of_core:.0%} of a core; run again"
+            evidence.verdict = (
+                f"the host was too busy to measure: the {against} alone got {pair.other_share_of_core:.0%} of a core; run again"
+            )
             return BudgetOutcome(1.0, as_sentence(evidence.verdict), evidence, host_too_noisy=True)
         return BudgetOutcome(verdict.credit, as_sentence(verdict.sentence()), evidence)
 
     def recall(
-        self, *, student: float, oracle: float, curve: dict[str, list[tuple[float, float]]] | None = None, curve_labels: tuple[str, str] = ("ef", "recall@k")
+        self,
+        *,
+        student: float,
+        oracle: float,
+        curve: dict[str, list[tuple[float, float]]] | None = None,
+        curve_labels: tuple[str, str] = ("ef", "recall@k"),
     ) -> BudgetOutcome:
         """Judge recall@k against the oracle's: both in [0, 1], exact against brute force. `curve` holds lines to draw, by side."""
         shortfall = max(0.0, oracle - student)
@@ -165,7 +172,9 @@ class BudgetRun:
         from graders.latency import measure_p99
 
         with self._sides.quiet(exclusive=True):
-            return measure_p99(self, self._sides.other(self.budget.against or "baseline"), app, request, verify, rate or self.budget.rate or 100.0)
+            return measure_p99(
+                self, self._sides.other(self.budget.against or "baseline"), app, request, verify, rate or self.budget.rate or 100.0
+            )
 
     def rng(self) -> np.random.Generator:
         """The generator that a measurement draws its inputs from."""

@@ -90,7 +90,9 @@ class NotebookChecks:
         try:
             return run_check(check, self._subject, seed=SEED, max_points=points, budget_run=self._budget_run(check))
         except GraderFault as fault:
-            result = CheckResult(name=name, kind=check.kind, sentence=check.sentence, outcome="fail", fraction=0.0, points=0.0, max_points=points)
+            result = CheckResult(
+                name=name, kind=check.kind, sentence=check.sentence, outcome="fail", fraction=0.0, points=0.0, max_points=points
+            )
             result.message = f"The check could not use what your code returned ({fault})."
             return result
 
@@ -142,7 +144,10 @@ def _show_text(text: str) -> None:
 
 def as_text(result: CheckResult) -> str:
     """One result as plain text: symbol, points, sentence, what happened, the counterexample."""
-    lines = [f"{SYMBOLS[result.outcome]} {result.name}: {result.points:g} of {result.max_points:g} points", f"  {result.sentence.splitlines()[0]}"]
+    lines = [
+        f"{SYMBOLS[result.outcome]} {result.name}: {result.points:g} of {result.max_points:g} points",
+        f"  {result.sentence.splitlines()[0]}",
+    ]
     if result.message:
         lines.append(f"  {result.message}")
     example = result.counterexample

@@ -84,7 +84,9 @@ def run_property(check: Check, subject: Subject, seed: int) -> None:
             hypothesis.seed(seed)(_configured(function, check.max_examples))(subject)
     except _OutOfTime:
         if examples.failure is None:
-            raise Mismatch(f"It is too slow: only {examples.count} of {check.max_examples} examples ran in {check.seconds:.0f} s.") from None
+            raise Mismatch(
+                f"It is too slow: only {examples.count} of {check.max_examples} examples ran in {check.seconds:.0f} s."
+            ) from None
         raise _with_calls(examples.failure, examples.failing_calls) from None
     except (AssertionError, StudentError) as error:
         raise _with_calls(error, examples.failing_calls) from None

@@ -41,8 +41,8 @@ class Evidence(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     `ratios` are t_student / t_other of each pair (dimensionless). `measured` is in the unit of `tiers[].limit`: for a speedup,
     1 / median ratio; for a slowdown the median ratio; for recall the shortfall below the oracle; for a count the count;
-    for latency_p99 the ratio of the two p99s. `interval` bounds `measured` (95 %, from order statistics). `latencies_ms` holds the latencies
-    of the student's and the reference's requests. `curve` holds points (x, y) to draw, with `curve_labels` for its two axes.
+    for latency_p99 the ratio of the two p99s. `interval` bounds `measured` (95 %, from order statistics). `latencies_ms` holds the
+    latencies of the student's and the reference's requests. `curve` holds points (x, y) to draw, with `curve_labels` for its two axes.
     """
 
     kind: str
@@ -112,7 +112,10 @@ class Machine(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """One graded submission. `points` and `max_points` count the checks only, not the manual answers."""
+    """One graded submission. `points` and `max_points` count the checks only, not the manual answers.
+
+    `late_penalty` is the fraction of the points that lateness costs, in [0, 1]; `points` are before it.
+    """
 
     course: str
     lab: str

@@ -66,7 +66,9 @@ def _regular_files(folder: Path) -> list[tuple[str, Path]]:
             total += status.st_size
             found.append((str(path.relative_to(folder)), path))
             if len(found) > MAX_FILES or total > MAX_FOLDER_BYTES:
-                raise _Refused(f"The submission holds more than {MAX_FILES} files or {MAX_FOLDER_BYTES // 2**20} MB; hand in the notebook only.")
+                raise _Refused(
+                    f"The submission holds more than {MAX_FILES} files or {MAX_FOLDER_BYTES // 2**20} MB; hand in the notebook only."
+                )
     return found
 
 
@@ -82,7 +84,9 @@ def _read_regular(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise _Refused(f"{path.name} is not a plain file.")
         if status.st_size > MAX_NOTEBOOK_BYTES:
-            raise _Refused(f"{path.name} has {status.st_size / 2**20:.0f} MB; at most {MAX_NOTEBOOK_BYTES // 2**20} MB are read. Clear its outputs.")
+            raise _Refused(
+                f"{path.name} has {status.st_size / 2**20:.0f} MB; at most {MAX_NOTEBOOK_BYTES // 2**20} MB are read. Clear its outputs."
+            )
         return file.read(MAX_NOTEBOOK_BYTES + 1)
 
 

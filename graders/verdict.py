@@ -31,6 +31,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Decision = Literal["pass", "fail", "undecided"]
@@ -311,7 +312,7 @@ class TieredVerdict:
         bounds = [limit for _, limit in limits_by_tier]
         if not credits or not all(0 < credit <= 1 for credit in credits):
             raise ValueError(f"A budget needs at least one tier, and each credit lies in (0, 1]; here they are {credits}.")
-        if any(a <= b for a, b in zip(credits, credits[1:], strict=False)) or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+        if any(a <= b for a, b in pairwise(credits)) or any(a >= b for a, b in pairwise(bounds)):
             raise ValueError(f"Tiers stand best first: credits fall and ratio limits rise; here they are {list(limits_by_tier)}.")
         self.credits = tuple(credits)
         self.tiers = tuple(SequentialVerdict(limit, limits, against=against, speedup=speedup) for limit in bounds)

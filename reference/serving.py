@@ -162,7 +162,7 @@ class MicroBatcher:
             outputs = self._predict([row for row, _ in batch])
             if len(outputs) != len(batch):
                 raise ValueError(f"predict returned {len(outputs)} outputs for {len(batch)} rows")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the model raises is its batch's answer
             for _, future in batch:
                 future.set_exception(error)
             return

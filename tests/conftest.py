@@ -33,8 +33,8 @@ def worker_of() -> Iterator[Callable[..., Subject]]:
     """A function that runs code in a fresh sandboxed worker and returns its subject; all workers end with the test."""
     workers: list[WorkerProcess] = []
 
-    def start(code: str = "", walls: Walls = Walls(memory_mb=1024), seconds: float = 20.0) -> Subject:
-        worker = WorkerProcess(walls, Handle)
+    def start(code: str = "", walls: Walls | None = None, seconds: float = 20.0) -> Subject:
+        worker = WorkerProcess(walls or Walls(memory_mb=1024), Handle)
         workers.append(worker)
         errors = worker.request("run_cells", [[1, "code", code]], seconds=30)
         assert errors == [], errors
@@ -71,7 +71,13 @@ def kit_of(tmp_path: Path) -> Iterator[Callable[..., tuple[LabKit, WorkerSides]]
     opened: list[WorkerSides] = []
 
     def make(
-        checks: list[Check], solution: str, *, baseline: str = "", budgets: dict[str, Budget] | None = None, seconds: float = 120, memory_mb: int = 1024
+        checks: list[Check],
+        solution: str,
+        *,
+        baseline: str = "",
+        budgets: dict[str, Budget] | None = None,
+        seconds: float = 120,
+        memory_mb: int = 1024,
     ) -> tuple[LabKit, WorkerSides]:
         path = tmp_path / "baseline.py"
         path.write_text(baseline)

@@ -82,10 +82,8 @@ def test_a_release_can_be_checked_by_a_student_alone(root: Path, tmp_path: Path)
     lab = "c4_09_simd_search"
     folder = tmp_path / lab
     shutil.copytree(root / "release" / lab, folder)
-    code = "import sys; sys.path = [p for p in sys.path if p not in ('', %r)]; sys.path.insert(0, %r)\nfrom graders.cli import main\nmain()" % (
-        str(root),
-        str(folder),
-    )
+    paths = f"sys.path = [p for p in sys.path if p not in ('', {str(root)!r})]; sys.path.insert(0, {str(folder)!r})"
+    code = f"import sys; {paths}; from graders.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-P", "-c", code, "check", f"{lab}.ipynb", "--json"], capture_output=True, text=True, cwd=folder, timeout=300
     )

@@ -33,7 +33,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     """A course folder after `classroom demo`."""
     folder = tmp_path_factory.mktemp("course") / "demo"
     started = time.monotonic()
-    result = subprocess.run([sys.executable, "-m", "graders.cli", "demo", "--into", str(folder)], capture_output=True, text=True, cwd=root, timeout=900)
+    result = subprocess.run(
+        [sys.executable, "-m", "graders.cli", "demo", "--into", str(folder)], capture_output=True, text=True, cwd=root, timeout=900
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     print(f"demo: {time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.1f}")
     return folder
@@ -118,7 +120,14 @@ def test_late_work_is_penalised_by_policy(demo: Path) -> None:
 
 
 def nbgrader(demo: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(BIN / "nbgrader"), *words], cwd=demo, capture_output=True, text=True, timeout=600, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
+    return subprocess.run(
+        [str(BIN / "nbgrader"), *words],
+        cwd=demo,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+    )
 
 
 def test_nbgraders_own_commands_agree(demo: Path, tmp_path: Path, reports: dict[tuple[str, str], Report]) -> None:
@@ -159,7 +168,9 @@ print(json.dumps({c.metadata.nbgrader.grade_id: determine_grade(c)[0] for c in n
 
 
 @pytest.mark.parametrize("lab", LABS[1:2])
-def test_nbgraders_own_execute_gives_an_honest_submission_the_same_scores(demo: Path, tmp_path: Path, root: Path, lab: str, reports: dict[tuple[str, str], Report]) -> None:
+def test_nbgraders_own_execute_gives_an_honest_submission_the_same_scores(
+    demo: Path, tmp_path: Path, root: Path, lab: str, reports: dict[tuple[str, str], Report]
+) -> None:
     """In a sandbox, because nbgrader runs the notebook as whoever calls it: no network, nothing writable but a scratch folder."""
     layout = Layout(demo)
     shutil.copy(layout.submitted_dir("ada", lab) / f"{lab}.ipynb", tmp_path)
@@ -179,7 +190,15 @@ def formgrader(demo: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "JUPYTER_CONFIG_DIR": str(demo / ".classroom" / "jupyter")}
-    words = [str(BIN / "jupyter"), "server", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--IdentityProvider.token="]
+    words = [
+        str(BIN / "jupyter"),
+        "server",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ip=127.0.0.1",
+        "--IdentityProvider.token=",
+    ]
     words += ["--ServerApp.jpserver_extensions={'nbgrader.server_extensions.formgrader': True}", f"--ServerApp.root_dir={demo}"]
     with open(demo / ".classroom" / "jupyter.log", "w") as log:
         server = subprocess.Popen(words, cwd=demo, env=environment, stdout=log, stderr=log)
@@ -202,7 +221,14 @@ def test_formgrader_shows_the_scores_in_a_browser(formgrader: str, reports: dict
     from playwright.sync_api import sync_playwright
 
     lab = LABS[1]
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page()

@@ -71,14 +71,23 @@ def test_the_solution_earns_full_marks(kit_of: Make) -> None:
         ("print('10/10')\nprint('{\"score\": 10}')", 0, "not defined"),
         (SOLUTION + "import os\nos._exit(0)", 0, "exit status 0"),
         (SOLUTION + "def dot(q, X):\n    import os\n    os._exit(0)", 2, "exit status 0"),
-        (SOLUTION + "import pickle\nclass E:\n    def __reduce__(self): return (exit, ())\ndef one(): return pickle.dumps(E())", 4, "not the expected"),
+        (
+            SOLUTION + "import pickle\nclass E:\n    def __reduce__(self): return (exit, ())\ndef one(): return pickle.dumps(E())",
+            4,
+            "not the expected",
+        ),
         (SOLUTION + "import sys\nprint('warning', file=sys.stderr)", 6, ""),
         (SOLUTION + "import sys\ndef one():\n    print('noise', file=sys.stderr)\n    return 1", 6, ""),
         (SOLUTION + "def one(): return 1 / 0", 4, "ZeroDivisionError"),
         (SOLUTION + "def one(): raise SystemExit", 4, "SystemExit"),
         (SOLUTION + "raise RuntimeError('late')", 6, ""),
         ("def (", 0, "SyntaxError"),
-        (SOLUTION + "class Liar:\n    def __eq__(self, other): return True\n    def __array__(self, *a, **k): raise ValueError\ndef one(): return Liar()", 4, ""),
+        (
+            SOLUTION
+            + "class Liar:\n    def __eq__(self, other): return True\n    def __array__(self, *a, **k): raise ValueError\ndef one(): return Liar()",
+            4,
+            "",
+        ),
         (SOLUTION + "def one(): return [[]] * 10**5", 4, ""),
     ],
 )

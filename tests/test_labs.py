@@ -43,7 +43,9 @@ def test_the_lab_is_complete(lab: str) -> None:
     planted = faults(ROOT, lab)
     assert len(planted) >= 6
     assert {cell.check for cell in grade_cells(source)} == set(kit.checks), "one grade cell for each check"
-    assert {name for fault in planted for name in fault.fails} >= {name for name in kit.checks if kit.checks[name].budget}, "each budget has a fault"
+    assert {name for fault in planted for name in fault.fails} >= {name for name in kit.checks if kit.checks[name].budget}, (
+        "each budget has a fault"
+    )
     assert {check.budget for check in kit.checks.values() if check.budget} == set(kit.budgets.budgets)
     assert manual_cells(source) and layout.baseline(lab).exists() and (layout.source_dir(lab) / "README.md").exists()
     assert all("outputs" not in cell or not cell["outputs"] for cell in source["cells"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import struct
@@ -61,10 +62,8 @@ def test_what_has_no_wire_form_is_refused(value: Any) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_decode_or_raise_wire_error(data: bytes) -> None:
-    try:
+    with contextlib.suppress(WireError):
         CODEC.decode(data)
-    except WireError:
-        pass
 
 
 def forged(dtype: Any, shape: Any, body: bytes) -> bytes:

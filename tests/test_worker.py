@@ -23,8 +23,10 @@ def test_the_sandbox_is_there() -> None:
 
 
 def test_secrets_are_out_of_sight(worker_of: Start, root: Path) -> None:
-    lab = worker_of("import os, sys\ndef look(path): return os.path.exists(path)\ndef modules(): return 'reference' in sys.modules\n"
-                    "def fetch(name):\n    import importlib\n    return importlib.import_module(name).__name__")
+    lab = worker_of(
+        "import os, sys\ndef look(path): return os.path.exists(path)\ndef modules(): return 'reference' in sys.modules\n"
+        "def fetch(name):\n    import importlib\n    return importlib.import_module(name).__name__"
+    )
     for name in ("source", "reference", "gradebook.db", ".classroom", "submitted", "graders/labs", "classroom.yml", ".git"):
         assert lab.look(str(root / name)) is False, name
     assert lab.look("/grader/graders/worker/wire.py") is True
@@ -36,8 +38,10 @@ def test_secrets_are_out_of_sight(worker_of: Start, root: Path) -> None:
 
 def test_no_network_and_a_clean_environment(worker_of: Start) -> None:
     os.environ["SECRET_TOKEN"] = "hunter2"
-    lab = worker_of("import os, socket\ndef dial(port): socket.create_connection(('127.0.0.1', port), timeout=2)\ndef env(): return dict(os.environ)\n"
-                    "def descriptors(): return sorted(int(name) for name in os.listdir('/proc/self/fd'))\ndef pids(): return [p for p in os.listdir('/proc') if p.isdigit()]")
+    lab = worker_of(
+        "import os, socket\ndef dial(port): socket.create_connection(('127.0.0.1', port), timeout=2)\ndef env(): return dict(os.environ)\n"
+        "def descriptors(): return sorted(int(name) for name in os.listdir('/proc/self/fd'))\ndef pids(): return [p for p in os.listdir('/proc') if p.isdigit()]"
+    )
     with __import__("socket").create_server(("127.0.0.1", 0)) as server, pytest.raises(StudentError) as caught:
         lab.dial(server.getsockname()[1])
     assert caught.value.kind == "ConnectionRefusedError"
@@ -47,7 +51,9 @@ def test_no_network_and_a_clean_environment(worker_of: Start) -> None:
 
 
 def test_a_read_only_world_with_a_small_tmp(worker_of: Start) -> None:
-    lab = worker_of("def write(path, size):\n    with open(path, 'wb') as file:\n        for _ in range(size): file.write(bytes(2**20))\n    return True")
+    lab = worker_of(
+        "def write(path, size):\n    with open(path, 'wb') as file:\n        for _ in range(size): file.write(bytes(2**20))\n    return True"
+    )
     for path in ("/usr/x", "/grader/x", "/dev/x", "/x/y"):
         with pytest.raises(StudentError) as caught:
             lab.write(path, 1)
@@ -76,7 +82,10 @@ def test_a_forbidden_library_is_not_there(worker_of: Start) -> None:
         ("import time\ndef f(): time.sleep(60)", "did not finish within 2 s"),
         ("def f():\n    while True: pass", "did not finish within 2 s"),
         ("import sys\ndef f(): sys.setrecursionlimit(10**9); g = lambda n: g(n + 1); g(0)", ""),
-        ("import os\ndef f():\n    for fd in range(3, 99):\n        try: os.write(fd, b'\\xff' * 64)\n        except OSError: pass", "connection to the grader"),
+        (
+            "import os\ndef f():\n    for fd in range(3, 99):\n        try: os.write(fd, b'\\xff' * 64)\n        except OSError: pass",
+            "connection to the grader",
+        ),
         ("import os\ndef f():\n    for fd in range(3, 99):\n        try: os.close(fd)\n        except OSError: pass", ""),
     ],
 )
@@ -109,7 +118,9 @@ def test_a_reply_that_waits_in_the_socket_is_not_believed(worker_of: Start) -> N
 
 
 def test_pickles_and_objects_stay_where_they_are(worker_of: Start) -> None:
-    lab = worker_of("import pickle\nclass Evil:\n    def __reduce__(self): return (print, ('pwned',))\ndef f(): return pickle.dumps(Evil())\ndef g(): return Evil()")
+    lab = worker_of(
+        "import pickle\nclass Evil:\n    def __reduce__(self): return (print, ('pwned',))\ndef f(): return pickle.dumps(Evil())\ndef g(): return Evil()"
+    )
     assert isinstance(lab.f(), bytes)
     assert repr(lab.g()) == "<Evil>"
 
@@ -161,7 +172,9 @@ def test_the_cpu_clock_is_read_from_outside_and_stands_still_when_frozen(worker_
 
 
 def test_no_process_or_cgroup_is_left_behind(worker_of: Start) -> None:
-    lab = worker_of("import subprocess, sys\ndef spawn(): return subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600) # left-behind-marker']).pid")
+    lab = worker_of(
+        "import subprocess, sys\ndef spawn(): return subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600) # left-behind-marker']).pid"
+    )
     lab.spawn()
     transport = lab._transport
     transport.close()  # type: ignore[attr-defined]

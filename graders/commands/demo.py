@@ -18,7 +18,7 @@ Into = Annotated[Path | None, typer.Option("--into", help="Where to build it; el
 COPIED = ("classroom.yml", "nbgrader_config.py", "source", "reference", "perf_budgets", "graders")
 
 
-def run(size: Size = 13, jobs: Jobs = DEFAULT_JOBS, into: Into = None, root: Root = None) -> None:
+def run(size: Size = 12, jobs: Jobs = DEFAULT_JOBS, into: Into = None, root: Root = None) -> None:
     """Run the demonstration."""
     from graders.classmaker import make_class
     from graders.cohort import find_submissions, grade_class

@@ -14,7 +14,9 @@ Students = Annotated[list[str] | None, typer.Option("--student", "-s", help="Gra
 Force = Annotated[bool, typer.Option("--force", help="Regrade what has not changed too, and print what differs.")]
 
 
-def run(labs: Labs = None, student: Students = None, jobs: Jobs = DEFAULT_JOBS, force: Force = False, root: Root = None, json: Json = False) -> None:
+def run(
+    labs: Labs = None, student: Students = None, jobs: Jobs = DEFAULT_JOBS, force: Force = False, root: Root = None, json: Json = False
+) -> None:
     """Grade submissions."""
     from graders.cohort import find_submissions, grade_class
     from graders.gradebook import record
@@ -31,7 +33,9 @@ def run(labs: Labs = None, student: Students = None, jobs: Jobs = DEFAULT_JOBS, 
     with progress_bar(len(reports), "Recording", quiet=json) as advance:
         record(folder, reports, advance)
     if json:
-        print_json([{"student": one.student, "lab": one.lab, "fresh": one.fresh, "fault": one.fault, "report": one.report} for one in graded])
+        print_json(
+            [{"student": one.student, "lab": one.lab, "fresh": one.fresh, "fault": one.fault, "report": one.report} for one in graded]
+        )
     else:
         _print_table(graded, force)
     raise typer.Exit(1 if any(one.fault for one in graded) else 0)
@@ -58,7 +62,9 @@ def _print_table(graded, force: bool) -> None:  # type: ignore[no-untyped-def]
         report = one.report
         failed = [check.name for check in report.checks if check.outcome in ("fail", "partial", "error")]
         words = report.problem or (f"fails {', '.join(failed)}" if failed else "passes every check")
-        table.add_row(plain(one.student), one.lab, f"{report.points:g}/{report.max_points:g}", "graded" if one.fresh else "unchanged", plain(words))
+        table.add_row(
+            plain(one.student), one.lab, f"{report.points:g}/{report.max_points:g}", "graded" if one.fresh else "unchanged", plain(words)
+        )
     console = Console()
     console.print(table)
     if force:

@@ -10,7 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-Labs = Annotated[list[str] | None, typer.Argument(help="Labs by slug, e.g. c4_09_simd_search; all of classroom.yml if none is named.", metavar="[LAB]...")]
+Labs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Labs by slug, e.g. c4_09_simd_search; all of classroom.yml if none is named.", metavar="[LAB]..."),
+]
 Root = Annotated[Path | None, typer.Option("--root", help="The course folder; else the nearest one above that holds classroom.yml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that grade at once; measurements still take turns.")]
@@ -46,7 +49,13 @@ def progress_bar(total: int, label: str, quiet: bool) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[now]}", markup=False))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}", markup=False),
+    )
     with Progress(*columns, console=console, disable=quiet) as progress:
         task = progress.add_task(label, total=total, now="")
         yield lambda text: progress.update(task, advance=1, now=text)

@@ -23,7 +23,9 @@ def run(labs: Labs = None, root: Root = None, json: Json = False) -> None:
             )
             if not json:
                 word = "FAIL" if proof.problems else "ok  "
-                print(f"{word} {lab} {proof.subject}: {report.points:g} of {report.max_points:g} points, {report.seconds:.1f} s", flush=True)
+                print(
+                    f"{word} {lab} {proof.subject}: {report.points:g} of {report.max_points:g} points, {report.seconds:.1f} s", flush=True
+                )
                 for problem in proof.problems:
                     print(f"     {plain(problem)}", flush=True)
     if json:

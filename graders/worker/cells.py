@@ -97,7 +97,7 @@ class NotebookNamespace:
         file = cell_file(number)
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
         code = compile(_plain_python(source), file, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        result = eval(code, self._names)  # noqa: S307 - running the notebook is this process's purpose
+        result = eval(code, self._names)
         if code.co_flags & inspect.CO_COROUTINE:
             asyncio.run(result)
 

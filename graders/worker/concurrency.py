@@ -46,8 +46,10 @@ class BackgroundLoop:
             return self._run(_collect(value))
         return list(value) if inspect.isgenerator(value) else value
 
-    def gather(self, calls: list[tuple[Callable[..., Any], list[Any], dict[str, Any], float]], describe: Callable[[BaseException], Any]) -> list[list[Any]]:
-        """Start each `(function, args, kwargs, delay_seconds)` on the loop; return `["ok", value]` or `["raised", description]` in order."""
+    def gather(
+        self, calls: list[tuple[Callable[..., Any], list[Any], dict[str, Any], float]], describe: Callable[[BaseException], Any]
+    ) -> list[list[Any]]:
+        """Start each `(function, args, kwargs, delay_seconds)` on the loop; return `["ok", value]` or `["raised", …]` in order."""
 
         async def one(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], delay: float) -> list[Any]:
             try:

@@ -8,7 +8,9 @@ from typing import Any
 
 # x86: vaddps/vfmadd231ps/mulpd are packed, …ss/…sd scalar. AArch64: fmla v0.4s is packed, fmadd s0 scalar.
 _X86_SCALAR = re.compile(r"^\s*v?(?:add|sub|mul|div|fn?m(?:add|sub)\d*)s[sd]\b", re.M)
-_X86_VECTOR = re.compile(r"^\s*v?(?:(?:add|sub|mul|div|fn?m(?:add|sub)\d*)p[sd]|pmaddwd|pdpbusd\w*|pdpwssd\w*|padd[bwdq]|pmull[wd])\b.*%([xyz])mm", re.M)
+_X86_VECTOR = re.compile(
+    r"^\s*v?(?:(?:add|sub|mul|div|fn?m(?:add|sub)\d*)p[sd]|pmaddwd|pdpbusd\w*|pdpwssd\w*|padd[bwdq]|pmull[wd])\b.*%([xyz])mm", re.M
+)
 _ARM_PACKED = re.compile(r"^\s*(?:f(?:add|sub|mul|div|mla|mls)|s(?:dot|mlal)|udot)\s+v\d+\.", re.M)
 _ARM_SCALAR = re.compile(r"^\s*f(?:add|sub|mul|div|madd|msub)\s+[sd]\d+", re.M)
 _REGISTER_BITS = {"x": 128, "y": 256, "z": 512}

@@ -17,7 +17,18 @@ from pathlib import Path
 
 INSIDE = Path("/grader")
 TMP_BYTES = 256 * 1024 * 1024
-SYSTEM_PATHS = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives", "/opt/pyenv")
+SYSTEM_PATHS = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/bin",
+    "/sbin",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/alternatives",
+    "/opt/pyenv",
+)
 CGROUP_V1 = Path("/sys/fs/cgroup")
 MAX_PROCESSES = 128
 OPEN_FILES = 512
@@ -151,7 +162,19 @@ def _environment(walls: Walls, inside: bool) -> dict[str, str]:
 
 def _bubblewrap(walls: Walls, info_fd: int | None) -> list[str]:
     size = str(TMP_BYTES)
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--uid", "1000", "--gid", "1000", "--hostname", "worker"]
+    words = [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--as-pid-1",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+        "--hostname",
+        "worker",
+    ]
     visible = {*SYSTEM_PATHS, sys.prefix, sys.base_prefix}
     for path in sorted(visible):
         words += ["--ro-bind-try", path, path]

@@ -415,7 +415,7 @@ def expect_stream(client: Client, prompt: str, max_tokens: int | None, chat: boo
 
 @check(after="predict_route_agrees_with_the_model", budget="predict_p99", seconds=90)
 def predict_p99_is_near_the_reference(lab, budget):
-    """At 200 requests a second, counted from when each should have left, the p99 of `/v1/predict` is at most twice the reference's.
+    """At 300 requests a second, counted from when each should have left, the p99 of `/v1/predict` is at most three times the reference's.
 
     An unneeded wait for company, a slow middleware or doing again what could be done once: that is where the time goes.
     """

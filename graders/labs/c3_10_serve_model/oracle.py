@@ -128,7 +128,7 @@ def samples(text: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         raise expect.Mismatch("Expected the Prometheus text as a str.", "a str", text)
     try:
         families = list(text_string_to_metric_families(text))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the parser raises whatever its parts raise on bad text
         raise expect.Mismatch(f"Prometheus can't read this text: {error}", "the text exposition format", text[:1000]) from None
     found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
     for sample in itertools.chain.from_iterable(family.samples for family in families):

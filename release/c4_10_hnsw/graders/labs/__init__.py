@@ -1,0 +1,1 @@
+"""The checks of each lab, one package a lab."""

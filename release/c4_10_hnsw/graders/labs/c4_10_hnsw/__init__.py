@@ -1,0 +1,1 @@
+"""The checks of the lab "HNSW: the graph behind vector search"."""
