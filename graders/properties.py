@@ -22,7 +22,7 @@ from graders.checks import Check
 from graders.expect import Mismatch
 from graders.subject import StudentError, Subject
 
-SHRINK_SECONDS = 6.0
+SHRINK_SECONDS = 4.0
 
 
 class _OutOfTime(BaseException):

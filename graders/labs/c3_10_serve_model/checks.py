@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from graders import expect
@@ -337,6 +337,7 @@ def expect_head(answer: Any, kind: str, prefix: str) -> str:
 
 
 @check(max_examples=6)
+@example(requests=[("the", 1), ("the", None)])  # cut by max_tokens, and ended by the full stop
 @given(requests=text_requests)
 def text_routes_speak_openai(lab, requests):
     """`/v1/models`, `/v1/completions` and `/v1/chat/completions` answer in OpenAI's shape: fields, types, `finish_reason`, `usage`, 404.
@@ -378,6 +379,7 @@ def expect_whole(client: Client, prompt: str, max_tokens: int | None, chat: bool
 
 
 @check(max_examples=6)
+@example(requests=[("the", 1), ("the", None)])
 @given(requests=text_requests)
 def stream_equals_the_whole(lab, requests):
     """With `"stream": true` the pieces, glued together, are the text of the same request without it; the stream ends with `[DONE]`.

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from graders.measure import BudgetOutcome, BudgetRun, as_sentence
+from graders.report import Tier
 from graders.subject import Subject
-from graders.verdict import BernoulliVerdict, Limits
+from graders.verdict import BernoulliVerdict, Decision, Limits, chance
 from graders.worker.client import run_delay_seconds
 
 BLOCK_REQUESTS = 100
@@ -76,13 +77,61 @@ class Block:
     disturbed: bool
 
 
+class _Tier:
+    """The verdict of one tier.
+
+    A stall delays a run of neighbouring requests, so these are not independent. Against the student, therefore, each bet is on the share
+    of a whole block that exceeded the budget, which is valid however requests hang together within a block. For the student, the bets
+    are on single requests, which decide sooner.
+    """
+
+    def __init__(self, run: BudgetRun, tier: Tier) -> None:
+        limits = Limits(alpha=run.budget.alpha, beta=run.budget.beta, cap=10 * MAX_BLOCKS * BLOCK_REQUESTS)
+        self.tier = tier
+        self.against = BernoulliVerdict(ALLOWED_SHARE, limits)
+        self.for_it = BernoulliVerdict(ALLOWED_SHARE, limits)
+        self._shares: list[float] = []
+
+    def judge(self, latencies: list[float], allowed_ms: float) -> None:
+        """Take one block."""
+        self._shares.append(sum(latency > allowed_ms for latency in latencies) / len(latencies))
+        self.against.update(self._shares[-1])
+        for latency in latencies:
+            self.for_it.update(latency > allowed_ms)
+
+    @property
+    def decision(self) -> Decision | None:
+        """pass, fail, or None while neither is sure."""
+        if self.against.decision == "fail":
+            return "fail"
+        return "pass" if self.for_it.decision == "pass" else None
+
+    @property
+    def share(self) -> float:
+        """The share of requests beyond the budget so far."""
+        return float(np.mean(self._shares)) if self._shares else 1.0
+
+    @property
+    def estimate_keeps_it(self) -> bool:
+        """Whether the share lies at or below what is allowed, or above it by less than the blocks differ (2.33 standard errors: 1 %)."""
+        spread = float(np.std(self._shares, ddof=1)) if len(self._shares) > 1 else 0.0
+        return self.share - 2.33 * spread / max(1, len(self._shares)) ** 0.5 <= ALLOWED_SHARE
+
+    def sentence(self, beta: float, alpha: float) -> str:
+        """What was seen and how sure it is."""
+        requests = BLOCK_REQUESTS * len(self._shares)
+        seen = f"{self.share:.2%} of {requests} requests took longer; {ALLOWED_SHARE:.0%} may"
+        if self.decision is None:
+            return f"{seen}; {'within noise of the budget' if self.estimate_keeps_it else 'beyond the budget by more than noise'}"
+        return f"{seen}; chance that noise decided: {chance(alpha if self.decision == 'fail' else beta)}"
+
+
 class _Tiers:
     """One verdict for each tier over the same blocks of latencies (ms)."""
 
     def __init__(self, run: BudgetRun) -> None:
         self._run = run
-        limits = Limits(alpha=run.budget.alpha, beta=run.budget.beta, cap=MAX_BLOCKS * BLOCK_REQUESTS)
-        self._verdicts = [BernoulliVerdict(ALLOWED_SHARE, limits) for _ in run.budget.tiers]
+        self._tiers = [_Tier(run, tier) for tier in run.budget.tiers]
         self.student_blocks: list[list[float]] = []
         self.other_blocks: list[list[float]] = []
         self.dropped = 0
@@ -102,39 +151,39 @@ class _Tiers:
         if mine.disturbed or theirs.disturbed:
             self.dropped += 1
             return False
-        for tier, verdict in zip(self._run.budget.tiers, self._verdicts, strict=True):
-            allowed = self.allowed_ms(tier.limit)
-            for latency in mine.latencies:
-                verdict.update(latency > allowed)
+        for tier in self._tiers:
+            tier.judge(mine.latencies, self.allowed_ms(tier.tier.limit))
         self.student_blocks.append(mine.latencies)
         self.other_blocks.append(theirs.latencies)
-        return self._deciding()[1].decision is not None
+        return self._deciding().decision is not None
 
     def allowed_ms(self, limit: float) -> float:
         """The budget of a tier in milliseconds, from the reference's blocks so far."""
         return max(FLOOR_MS, limit * float(np.percentile(np.concatenate(self.other_blocks), 99)))
 
-    def _deciding(self) -> tuple[float, BernoulliVerdict]:
-        """The credit and verdict of the best tier that has not failed, or no credit and the last verdict."""
-        for tier, verdict in zip(self._run.budget.tiers, self._verdicts, strict=True):
-            if verdict.decision != "fail":
-                return tier.credit, verdict
-        return 0.0, self._verdicts[-1]
+    def _deciding(self) -> _Tier:
+        """The best tier that has not failed, or the last."""
+        return next((tier for tier in self._tiers if tier.decision != "fail"), self._tiers[-1])
+
+    def _earned(self) -> tuple[float, _Tier]:
+        """The credit at the end, and the tier that it hangs on."""
+        for tier in self._tiers:
+            if tier.decision == "pass" or (tier.decision is None and self.student_blocks and tier.estimate_keeps_it):
+                return tier.tier.credit, tier
+        return 0.0, self._tiers[-1]
 
     def outcome(self, rate: float, seconds: float) -> BudgetOutcome:
-        """Conclude and say what was measured; a host on which the reference itself was mostly disturbed is to blame, nobody else."""
-        against = self._run.budget.against or "baseline"
+        """Say what was measured; a host on which most blocks were disturbed is to blame, and nobody else."""
+        budget, against = self._run.budget, self._run.budget.against or "baseline"
         noisy = self.dropped > len(self.student_blocks)
-        for verdict in self._verdicts:
-            verdict.conclude("time")
-        credit, verdict = self._deciding()
+        credit, tier = self._earned()
         theirs = float(np.percentile(np.concatenate(self.other_blocks), 99))
-        allowed = self.allowed_ms(self._run.budget.tiers[0].limit)
-        words = f"the {against}'s p99 is {theirs:.1f} ms at {rate:.0f} requests a second, so the budget is {allowed:.1f} ms"
         mine = float(np.percentile(np.concatenate(self.student_blocks), 99)) if self.student_blocks else float("nan")
-        by_estimate = verdict.decision == "undecided" and verdict.rate <= ALLOWED_SHARE
-        measured = f"{verdict.rate:.2%} of {verdict.trials} requests took longer, within noise of the {ALLOWED_SHARE:.0%} that may"
-        sentence = f"your p99 is {mine:.1f} ms; {words}; {measured if by_estimate else verdict.sentence()}"
+        allowed = self.allowed_ms(tier.tier.limit)
+        words = f"the {against}'s p99 is {theirs:.1f} ms at {rate:.0f} requests a second, so the budget is {allowed:.1f} ms"
+        sentence = f"your p99 is {mine:.1f} ms; {words}; {tier.sentence(budget.beta, budget.alpha)}"
+        if len(self._tiers) > 1:
+            sentence = f"{credit:.0%} of the points: {sentence}"
         if self.dropped:
             sentence += f"; {self.dropped} pairs of blocks dropped because the host was busy"
         if noisy:
@@ -147,12 +196,11 @@ class _Tiers:
             verdict=sentence,
             pairs=len(self.student_blocks),
             seconds=seconds,
-            e_value_fail=min(verdict.e_value_fail, 1e300),
-            e_value_pass=min(verdict.e_value_pass, 1e300),
+            e_value_fail=min(tier.against.e_value_fail, 1e300),
+            e_value_pass=min(tier.for_it.e_value_pass, 1e300),
         )
         evidence.latencies_ms = {"yours": _rounded(self.student_blocks), f"the {against}'s": _rounded(self.other_blocks)}
-        earned = credit if verdict.decision == "pass" or by_estimate else 0.0
-        return BudgetOutcome(1.0 if noisy else earned, as_sentence(sentence), evidence, host_too_noisy=noisy)
+        return BudgetOutcome(1.0 if noisy else credit, as_sentence(sentence), evidence, host_too_noisy=noisy)
 
 
 def _block(

@@ -75,7 +75,8 @@ class BudgetRun:
         """Time `call` on the student's side and the other in random order on the same fresh inputs until the verdict stands.
 
         `inputs(rng)` gives one trial's inputs, `call(side, *inputs)` (with `setup`: `call(side, state, *inputs)`) runs it, and
-        `verify(inputs, output)` raises if an output is wrong. One verified, untimed trial on each side comes first (compilation). Raises what a
+        `verify(inputs, output)` raises if an output is wrong. One verified, untimed trial on each side comes first (compilation). Raises
+        what a
         student's trial raises; a failure of the other side is a RuntimeError.
         """
         started = time.monotonic()

@@ -11,7 +11,7 @@ from graders.worker.sandbox import Walls
 
 Cells = list[tuple[int, str | None, str]]
 
-CELL_SECONDS = 20.0
+CELL_SECONDS = 12.0
 MAX_STARTS = 12
 
 
