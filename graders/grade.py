@@ -24,6 +24,7 @@ from graders.submission import Submission
 from graders.worker.sandbox import probe
 
 Progress = Callable[[str], None]
+MAX_REMEASURED = 2  # how often a budget is measured again after a host that was too busy
 UNANSWERED = "YOUR ANSWER HERE"  # what nbgrader's ClearSolutions leaves of a question
 
 
@@ -178,7 +179,6 @@ class _Checks:
 
     def _run_on(self, session: Session, check: Check, cell: GradeCell) -> CheckResult:
         seed = seed_of(self._kit.salt, self._student, self._kit.lab, check.name)
-        budget_run = None
         with self._sides.working():
             subject = session.alive(seed)
             subject.call_seconds = min(20.0, max(1.0, session.deadline - time.monotonic()))
@@ -189,8 +189,11 @@ class _Checks:
             budget = self._kit.budgets.budgets[check.budget]
             if not self._sides.has_reference:
                 budget = budget.on_push()
-            budget_run = BudgetRun(check.budget, budget, subject, self._sides, seed)
-            result = run_check(check, subject, seed=seed, max_points=cell.points, budget_run=budget_run)
+            for attempt in range(1 + MAX_REMEASURED):
+                budget_run = BudgetRun(check.budget, budget, subject, self._sides, seed + attempt)
+                result = run_check(check, subject, seed=seed, max_points=cell.points, budget_run=budget_run)
+                if result.outcome != "error":
+                    break
         if not subject.is_alive():
             session.lost()
         return result

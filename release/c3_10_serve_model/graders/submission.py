@@ -79,15 +79,17 @@ def _read_regular(path: Path) -> bytes:
         raise _Refused(f"There is no {path.name} in the submission; hand in the notebook under the name it was released with.") from None
     except OSError as error:
         raise _Refused(f"{path.name} can't be read ({error.strerror}); hand in a plain file, not a link.") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _Refused(f"{path.name} is not a plain file.")
         if status.st_size > MAX_NOTEBOOK_BYTES:
-            raise _Refused(
-                f"{path.name} has {status.st_size / 2**20:.0f} MB; at most {MAX_NOTEBOOK_BYTES // 2**20} MB are read. Clear its outputs."
-            )
-        return file.read(MAX_NOTEBOOK_BYTES + 1)
+            size, most = status.st_size / 2**20, MAX_NOTEBOOK_BYTES // 2**20
+            raise _Refused(f"{path.name} has {size:.0f} MB; at most {most} MB are read. Clear its outputs.")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(MAX_NOTEBOOK_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _timestamp(folder: Path) -> dt.datetime | None:
