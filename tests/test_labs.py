@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +56,35 @@ def test_the_lab_is_complete(lab: str) -> None:
     assert len(set(ids)) == len(ids) and all(any(letter.isalpha() for letter in name) for name in ids)
     text = "".join(cell["source"] for cell in source["cells"])
     assert "DATABRICKS_HOST" in text, "every lab ends with its managed-platform parallel"
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("lab", LABS)
+def test_each_check_passes_where_it_stands_in_the_notebook(lab: str, tmp_path: Path) -> None:
+    """As a student sees it: cells run from the top in one process, and each check finds what it needs already defined."""
+    code = RUN_FROM_THE_TOP.format(lab=lab)
+    for name in (f"{lab}.ipynb", "baseline.py"):
+        shutil.copy(Layout(ROOT).source_dir(lab) / name, tmp_path)
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stderr == "" and "missing" not in result.stdout.splitlines()[-1], result.stdout[-3000:]
+
+
+RUN_FROM_THE_TOP = """
+import json
+from graders.checks import load_checks
+budgets = {{name for name, check in load_checks("{lab}").items() if check.budget}}
+cells = [cell for cell in json.load(open("{lab}.ipynb"))["cells"] if cell["cell_type"] == "code"]
+names, earned, expected = {{"__name__": "__main__"}}, 0, 0
+for cell in cells:
+    meta, source = cell["metadata"].get("nbgrader", {{}}), "".join(cell["source"])
+    if "demo" in cell["metadata"].get("tags", []) or meta.get("grade_id") in budgets:
+        continue
+    if meta.get("grade"):
+        value = eval(source, names)
+        assert type(value) is float
+        earned, expected = earned + value, expected + meta["points"]
+    else:
+        exec(source, names)
+print("all", earned) if earned == expected else print("missing", expected - earned)
+"""
