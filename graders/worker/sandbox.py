@@ -175,11 +175,11 @@ def _bubblewrap(walls: Walls, info_fd: int | None) -> list[str]:
         "--hostname",
         "worker",
     ]
-    visible = {*SYSTEM_PATHS, sys.prefix, sys.base_prefix}
-    for path in sorted(visible):
-        words += ["--ro-bind-try", path, path]
     words += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     words += ["--size", size, "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    # After /tmp: the environment may lie in it.
+    for path in sorted({*SYSTEM_PATHS, sys.prefix, sys.base_prefix}):
+        words += ["--ro-bind-try", path, path]
     words += ["--ro-bind", str(Path(__file__).parent), str(INSIDE / "graders" / "worker")]
     for name, folder in walls.packages.items():
         words += ["--ro-bind", str(folder), str(INSIDE / name)]
