@@ -45,7 +45,11 @@ NAMES = [
     "zdenek",
 ]
 
+# A small class gets every fourth fault, so that it sees different kinds.
+STRIDE = 4
+
 ENDLESS = "while True:\n    pass\n"
+EXITS = "import os\nos._exit(0)\n"
 
 SPY = '''
 def _look_around():
@@ -79,11 +83,14 @@ def submissions(root: Path, lab: str) -> Iterator[tuple[str, bytes]]:
     yield "solution", _bytes(solution)
     yield "empty", _bytes(release)
     yield "broken", _bytes(solution)[:2000]
+    yield "garbage", bytes(range(256)) * 16
     yield "endless", _bytes(with_first_solution(solution, ENDLESS))
     yield "spy", _bytes(with_first_solution(release, SPY))
     yield "prints_full_marks", _bytes(with_first_solution(release, PRINTS))
+    yield "exits", _bytes(with_first_solution(release, EXITS))
     yield "deleted_checks", _bytes(without_grade_cells(solution))
-    for fault in faults(root, lab):
+    planted = faults(root, lab)
+    for fault in (fault for start in range(STRIDE) for fault in planted[start::STRIDE]):
         yield fault.name, _bytes(with_fault(solution, fault))
 
 

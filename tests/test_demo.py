@@ -63,6 +63,8 @@ def test_every_submission_of_the_class_was_graded(demo: Path, reports: dict[tupl
         assert reports["deleted_checks", lab].points == reports["solution", lab].points and reports["deleted_checks", lab].tampering
         assert reports["prints_full_marks", lab].points == 0
         assert reports["broken", lab].points == 0 and "not a notebook" in (reports["broken", lab].problem or "")
+        assert reports["exits", lab].points == 0 and "exit status 0" in reports["exits", lab].cell_errors[0].message
+        assert reports["garbage", lab].points == 0 and "not a notebook" in (reports["garbage", lab].problem or "")
         assert any("did not finish" in error.message for error in reports["endless", lab].cell_errors)
 
 
