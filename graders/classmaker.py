@@ -56,7 +56,7 @@ def _look_around():
     """Try to read what a submission must not see."""
     import os, pathlib
     found = []
-    for root in ("/", "/work", "/root", "/home", "..", "../..", "/grader"):
+    for root in ("/", "/srv", "/root", "/home", "..", "../..", "/grader"):
         for name in ("reference", "source", "gradebook.db", ".classroom/salt"):
             path = pathlib.Path(root) / name
             if path.exists():
