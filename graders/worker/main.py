@@ -7,7 +7,6 @@ every reply begins with the same nonce. Only this package is visible inside the 
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import sys
 import threading
@@ -43,7 +42,6 @@ class Worker:
             "run_cells": self.namespace.run_cells,
             "load_module": self.namespace.load_module,
             "has": self.namespace.__contains__,
-            "names": self.namespace.names,
             "call": self._call,
             "gather": self._gather,
             "attribute": lambda target, name: getattr(self._target(target), name),
@@ -53,7 +51,6 @@ class Worker:
             "serve": lambda app: self.server.start(self.namespace[app]),
             "stop_serving": self.server.stop,
             "kernels": lambda: kernel_instructions(self.namespace.values()),
-            "peak_memory": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
     def _refer(self, value: Any) -> HandleRef:

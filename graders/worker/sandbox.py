@@ -156,7 +156,6 @@ def _environment(walls: Walls, inside: bool) -> dict[str, str]:
         "NUMBA_NUM_THREADS": "1",
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": ":".join(import_path),
-        "CLASSROOM_FORBIDDEN": ",".join(walls.forbidden),
     }
 
 

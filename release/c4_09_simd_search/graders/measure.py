@@ -177,10 +177,6 @@ class BudgetRun:
                 self, self._sides.other(self.budget.against or "baseline"), app, request, verify, rate or self.budget.rate or 100.0
             )
 
-    def rng(self) -> np.random.Generator:
-        """The generator that a measurement draws its inputs from."""
-        return np.random.default_rng(self._seed)
-
     def _credit_at_most(self, value: float) -> float:
         return next((tier.credit for tier in self.budget.tiers if value <= tier.limit + 1e-12), 0.0)
 

@@ -70,10 +70,6 @@ class NotebookNamespace:
             raise NameError(f"`{name}` is not defined in the notebook")
         return self._names[name]
 
-    def names(self) -> list[str]:
-        """The public names defined so far."""
-        return sorted(name for name in self._names if not name.startswith("_"))
-
     def values(self) -> Iterable[tuple[str, Any]]:
         """Pairs of name and value."""
         return list(self._names.items())
